@@ -1,0 +1,79 @@
+"""torchvision's detectors with calibrated random weights, to compare with: no download, yet many detections.
+
+Plain random weights give one class or no detection at all. Here each layer's output is brought to a useful spread on
+given images: norms get the statistics that they see, and the predictors' weights are scaled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torchvision.models import resnet50
+from torchvision.models.detection import MaskRCNN
+from torchvision.models.detection.backbone_utils import _resnet_fpn_extractor
+from torchvision.ops.misc import FrozenBatchNorm2d
+
+
+def mask_rcnn(
+    images: Sequence[Tensor], *, min_size: int, max_size: int, seed: int = 0, num_classes: int = 91
+) -> MaskRCNN:
+    """torchvision's maskrcnn_resnet50_fpn, as its builder makes it for pretrained weights, with calibrated random ones.
+
+    Args:
+        images: float (3, H, W) in 0..1, on which the weights are calibrated.
+    """
+    torch.manual_seed(seed)
+    trunk = resnet50(weights=None, norm_layer=FrozenBatchNorm2d)
+    model = MaskRCNN(_resnet_fpn_extractor(trunk, 3), num_classes, min_size=min_size, max_size=max_size)
+    calibrate(model.eval(), images)
+    return model
+
+
+# The spread (standard deviation) of what each layer gives. Logits of 2.5 put many classes above the score threshold.
+SPREAD = {
+    "layer_blocks": 1.0,
+    "rpn.head.conv": 1.0,
+    "cls_logits": 2.0,
+    "rpn.head.bbox_pred": 0.2,
+    "box_head.fc6": 1.0,
+    "box_head.fc7": 1.0,
+    "box_predictor.cls_score": 2.5,
+    "box_predictor.bbox_pred": 0.5,
+    "mask_head": 1.0,
+    "conv5_mask": 1.0,
+    "mask_fcn_logits": 2.0,
+}
+
+
+@torch.inference_mode()
+def calibrate(model: nn.Module, images: Sequence[Tensor]) -> None:
+    """Set norms and scales, layer by layer, in one forward pass."""
+    hooks = []
+    for name, module in model.named_modules():
+        if isinstance(module, FrozenBatchNorm2d):
+            hooks.append(module.register_forward_pre_hook(set_statistics))
+        elif isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
+            spread = [value for part, value in SPREAD.items() if part in name]
+            if spread:
+                hooks.append(module.register_forward_hook(partial(set_spread, spread=spread[0])))
+    model(list(images))
+    for hook in hooks:
+        hook.remove()
+
+
+def set_statistics(norm: FrozenBatchNorm2d, inputs: tuple[Tensor]) -> None:
+    norm.running_mean.copy_(inputs[0].mean(dim=(0, 2, 3)))
+    norm.running_var.copy_(inputs[0].var(dim=(0, 2, 3)))
+
+
+def set_spread(layer: nn.Module, inputs: tuple[Tensor], output: Tensor, *, spread: float) -> Tensor | None:
+    if getattr(layer, "calibrated", False) or output.numel() < 2:
+        return None  # a layer shared by the levels is set once
+    layer.calibrated = True
+    scale = spread / output.std()
+    layer.weight.mul_(scale)
+    layer.bias.mul_(scale)
+    return output * scale

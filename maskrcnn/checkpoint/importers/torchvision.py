@@ -1,0 +1,164 @@
+"""torchvision's weights: ResNet classifiers, and Faster and Mask R-CNN with a ResNet-FPN."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torchvision
+from torch import Tensor
+
+from maskrcnn.checkpoint.importers.weights import ImportFailed, Weights
+
+SCHEME = "torchvision://"
+EPS = 1e-5  # of our norms
+COCO_CLASSES = 91  # torchvision numbers COCO's classes by their original ids 1..90, 10 of which do not exist
+
+TRUNK = (
+    (r"conv1\.weight", r"stem.conv1.weight"),
+    (r"bn1\.(\w+)", r"stem.conv1.norm.\1"),
+    (r"layer(\d)\.(\d+)\.conv(\d)\.weight", lambda m: f"stages.res{int(m[1]) + 1}.{m[2]}.conv{m[3]}.weight"),
+    (r"layer(\d)\.(\d+)\.bn(\d)\.(\w+)", lambda m: f"stages.res{int(m[1]) + 1}.{m[2]}.conv{m[3]}.norm.{m[4]}"),
+    (r"layer(\d)\.(\d+)\.downsample\.0\.weight", lambda m: f"stages.res{int(m[1]) + 1}.{m[2]}.shortcut.weight"),
+    (r"layer(\d)\.(\d+)\.downsample\.1\.(\w+)", lambda m: f"stages.res{int(m[1]) + 1}.{m[2]}.shortcut.norm.{m[3]}"),
+)
+# `(?:\.0)*`: since 0.13 a convolution stands in a container of its own; released weights keep the old names.
+DETECTOR = (
+    (r"backbone\.fpn\.inner_blocks\.(\d)(?:\.0)?\.(weight|bias)", lambda m: f"neck.lateral.res{int(m[1]) + 2}.{m[2]}"),
+    (r"backbone\.fpn\.layer_blocks\.(\d)(?:\.0)?\.(weight|bias)", lambda m: f"neck.output.res{int(m[1]) + 2}.{m[2]}"),
+    (r"rpn\.head\.conv(?:\.0\.0)?\.(weight|bias)", r"proposals.conv.\1"),
+    (r"rpn\.head\.cls_logits\.(weight|bias)", r"proposals.objectness.\1"),
+    (r"rpn\.head\.bbox_pred\.(weight|bias)", r"proposals.deltas.\1"),
+    (r"roi_heads\.box_head\.fc6\.(weight|bias)", r"roi_heads.box_head.fc1.blocks.0.\1"),
+    (r"roi_heads\.box_head\.fc7\.(weight|bias)", r"roi_heads.box_head.fc2.\1"),
+    (r"roi_heads\.box_predictor\.cls_score\.(weight|bias)", r"roi_heads.box_head.logits.\1"),
+    (r"roi_heads\.box_predictor\.bbox_pred\.(weight|bias)", r"roi_heads.box_head.deltas.\1"),
+    (r"roi_heads\.mask_head\.mask_fcn(\d)\.(weight|bias)", lambda m: mask_conv(int(m[1]) - 1, m[2])),
+    (r"roi_heads\.mask_head\.(\d)\.0\.(weight|bias)", lambda m: mask_conv(int(m[1]), m[2])),
+    (r"roi_heads\.mask_predictor\.conv5_mask\.(weight|bias)", r"roi_heads.mask_head.deconv.\1"),
+    (r"roi_heads\.mask_predictor\.mask_fcn_logits\.(weight|bias)", r"roi_heads.mask_head.predictor.\1"),
+)
+
+
+def mask_conv(index: int, kind: str) -> str:
+    return f"roi_heads.mask_head.convs.{'0.blocks.0.0' if index == 0 else index}.{kind}"
+
+
+def recognises(state: Mapping[str, Tensor]) -> bool:
+    """Whether the names are those of a torchvision ResNet, or of a detector around one."""
+    return "layer1.0.conv1.weight" in state or "backbone.body.layer1.0.conv1.weight" in state
+
+
+def convert(state: Mapping[str, Tensor]) -> Weights:
+    """A torchvision state dict -> our names, background last.
+
+    Raises:
+        ImportFailed: tensors without a place here (keypoint heads, `_v2` models).
+    """
+    if "layer1.0.conv1.weight" in state:
+        trunk = {name: tensor for name, tensor in state.items() if not name.startswith("fc.")}
+        return Weights(
+            tensors=rename(trunk, TRUNK, "backbone."), source="torchvision ResNet classifier", needs=needs(state)
+        )
+    detector = {name: tensor for name, tensor in state.items() if not name.startswith("backbone.body.")}
+    body = {
+        name.removeprefix("backbone.body."): tensor
+        for name, tensor in state.items()
+        if name.startswith("backbone.body.")
+    }
+    tensors = rename(body, TRUNK, "backbone.")
+    if "backbone.fpn.inner_blocks.0.weight" in state:
+        # The names of released v1 weights, which torchvision runs with eps 0 in the norms.
+        fold_zero_eps(tensors)
+    tensors |= background_last(rename(detector, DETECTOR, ""))
+    rows = len(tensors["roi_heads.box_head.logits.bias"])
+    names = coco_names() if rows == COCO_CLASSES else None
+    return Weights(
+        tensors=tensors,
+        source="torchvision detector",
+        class_names=names,
+        category_ids=tuple(range(1, rows)),
+        needs={**needs(body), "MODEL.NUM_CLASSES": rows - 1, "MODEL.CONVENTIONS": "torchvision"},
+    )
+
+
+def rename(state: Mapping[str, Tensor], table: tuple[Any, ...], prefix: str) -> dict[str, Tensor]:
+    renamed, left = {}, []
+    for name, tensor in state.items():
+        if name.endswith("num_batches_tracked"):
+            continue
+        for pattern, replacement in table:
+            if match := re.fullmatch(pattern, name):
+                renamed[prefix + (replacement(match) if callable(replacement) else match.expand(replacement))] = tensor
+                break
+        else:
+            left.append(name)
+    if left:
+        raise ImportFailed(
+            f"this looks like torchvision's weights, but {len(left)} tensors have no place here: "
+            f"{', '.join(left[:8])}{', ...' if len(left) > 8 else ''}. Known are ResNet classifiers, fasterrcnn_resnet*_fpn "
+            "and maskrcnn_resnet50_fpn (not _v2)"
+        )
+    return renamed
+
+
+def background_last(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """torchvision's class 0 is the background: last among the logits here, without boxes and masks."""
+    for kind in ("weight", "bias"):
+        logits, deltas = f"roi_heads.box_head.logits.{kind}", f"roi_heads.box_head.deltas.{kind}"
+        masks = f"roi_heads.mask_head.predictor.{kind}"
+        if logits not in tensors or deltas not in tensors:
+            raise ImportFailed(f"this looks like a torchvision detector, but it has no box predictor ({kind})")
+        tensors[logits] = tensors[logits].roll(-1, dims=0)
+        tensors[deltas] = tensors[deltas][4:]
+        if masks in tensors:
+            tensors[masks] = tensors[masks][1:]
+    return tensors
+
+
+def fold_zero_eps(tensors: dict[str, Tensor]) -> None:
+    """Make a norm with `EPS` act as one with eps 0: w / sqrt(var) = w' / sqrt(var + EPS)."""
+    for name in [n for n in tensors if n.endswith("norm.running_var")]:
+        variance = tensors[name]
+        weight = name.replace("running_var", "weight")
+        tensors[weight] = tensors[weight] * ((variance + EPS) / variance).sqrt()
+
+
+def needs(trunk: Mapping[str, Tensor]) -> dict[str, Any]:
+    return {"MODEL.BACKBONE.DEPTH": depth_of(trunk), "MODEL.BACKBONE.STRIDE_IN_1X1": False}
+
+
+def depth_of(trunk: Mapping[str, Tensor]) -> int:
+    """ResNet depth from the number of blocks: convolutions in the blocks, the stem and the classifier."""
+    blocks = {re.match(r"layer\d\.\d+\.conv\d", name) for name in trunk if re.match(r"layer\d\.\d+\.conv\d\.", name)}
+    return len({match[0] for match in blocks if match}) + 2
+
+
+def coco_names() -> tuple[str, ...]:
+    weights = torchvision.models.get_weight("MaskRCNN_ResNet50_FPN_Weights.COCO_V1")
+    return tuple(weights.meta["categories"][1:])
+
+
+def read_named(spec: str) -> dict[str, Tensor]:
+    """`torchvision://ResNet50_Weights.IMAGENET1K_V1` -> its state dict, downloaded once and checked by torchvision.
+
+    Raises:
+        ImportFailed: no such name, or neither a cached file nor a network.
+    """
+    name = spec.removeprefix(SCHEME)
+    try:
+        weights = torchvision.models.get_weight(name)
+    except (ValueError, AttributeError) as error:
+        raise ImportFailed(
+            f"MODEL.WEIGHTS: torchvision has no weights {name!r}, an example is ResNet50_Weights.IMAGENET1K_V1"
+        ) from error
+    try:
+        return dict(weights.get_state_dict(progress=True, check_hash=True, weights_only=True))
+    except (OSError, RuntimeError) as error:  # no network, or a file with another hash
+        raise ImportFailed(
+            f"MODEL.WEIGHTS: {spec} is not in {torch.hub.get_dir()}/checkpoints and cannot be downloaded ({error}). "
+            f"Put {weights.url.rsplit('/', 1)[-1]} there, or give the path of the file as MODEL.WEIGHTS "
+            f"(it comes from {weights.url}), or train from scratch with MODEL.WEIGHTS '' and a trainable NORM"
+        ) from error

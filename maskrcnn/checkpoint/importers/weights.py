@@ -1,0 +1,31 @@
+"""What an importer returns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+
+class ImportFailed(ValueError):
+    """A layout was recognised, but not all of it; the message says what is left over or missing."""
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Weights in our names, and what they need to answer as in the library that trained them.
+
+    Args:
+        tensors: by our parameter names; a backbone alone is fine.
+        class_names, category_ids: of the K foreground classes, by label; None when the file does not say.
+        needs: config keys and values with which these weights give their own library's answers.
+        source: the layout, for messages.
+    """
+
+    tensors: Mapping[str, Tensor]
+    source: str
+    class_names: tuple[str, ...] | None = None
+    category_ids: tuple[int, ...] | None = None
+    needs: Mapping[str, Any] = field(default_factory=dict)

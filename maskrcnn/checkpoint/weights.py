@@ -1,0 +1,137 @@
+"""MODEL.WEIGHTS: reading what it names, and fitting it to a model's parameters with every mismatch told."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from maskrcnn.checkpoint.files import CheckpointError, load_checkpoint
+from maskrcnn.checkpoint.importers import ImportFailed, Weights, recognise, torchvision
+
+LISTED = 12  # lines of a list in a message
+COUNTERS = "num_batches_tracked"  # of BatchNorm: a count that only a momentum of None would read
+
+
+def read_weights(spec: str) -> Weights:
+    """Read one entry of MODEL.WEIGHTS: a file, or weights by name (`torchvision://ResNet50_Weights.IMAGENET1K_V1`).
+
+    Raises:
+        CheckpointError: the file is missing, damaged or unsafe, or has no tensors; the name is unknown or not to be had.
+    """
+    try:
+        if spec.startswith(torchvision.SCHEME):
+            content: dict[str, Any] = torchvision.read_named(spec)
+        else:
+            content = load_checkpoint(Path(spec).expanduser())
+        if "model" in content and "class_names" in content:
+            return _own(content, spec)
+        state = _state_of(content, spec)
+        return recognise(state) or Weights(tensors=state, source=spec)
+    except ImportFailed as error:
+        raise CheckpointError(f"{spec}: {error}") from error
+
+
+def merge(parts: Sequence[Weights]) -> Weights:
+    """Several weights as one, later ones winning, tensor by tensor."""
+    return Weights(
+        tensors={name: tensor for part in parts for name, tensor in part.tensors.items()},
+        source=", ".join(part.source for part in parts),
+        class_names=next((part.class_names for part in reversed(parts) if part.class_names is not None), None),
+        category_ids=next((part.category_ids for part in reversed(parts) if part.category_ids is not None), None),
+        needs={key: value for part in parts for key, value in part.needs.items()},
+    )
+
+
+def _own(content: dict[str, Any], spec: str) -> Weights:
+    names, ids = content["class_names"], content.get("category_ids")
+    return Weights(
+        tensors=content["model"],
+        source=spec,
+        class_names=None if names is None else tuple(names),
+        category_ids=None if ids is None else tuple(ids),
+    )
+
+
+def _state_of(content: dict[str, Any], spec: str) -> dict[str, Tensor]:
+    """The names and tensors of a file that somebody else wrote: flat, or under one of the usual keys."""
+    inner = next((content[k] for k in ("model", "state_dict") if isinstance(content.get(k), dict)), content)
+    state = {name: value for name, value in inner.items() if isinstance(value, Tensor)}
+    if not state:
+        raise CheckpointError(f"{spec} holds no tensors; its keys are {', '.join(map(str, list(content)[:LISTED]))}")
+    return {name.removeprefix("module."): tensor for name, tensor in state.items()}  # module.: saved inside DDP
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What of some weights goes into a model: the tensors, and the names that only one of the two has."""
+
+    tensors: dict[str, Tensor]
+    missing: list[str]
+    unexpected: list[str]
+
+    def report(self) -> str:
+        lines = [f"{len(self.tensors)} tensors loaded"]
+        if self.missing:
+            lines.append(f"{len(self.missing)} not in the weights, which keep their fresh values: {_groups(self.missing)}")
+        if self.unexpected:
+            lines.append(f"{len(self.unexpected)} in the weights without a place in the model: {_groups(self.unexpected)}")
+        return "; ".join(lines)
+
+
+def fit(weights: Weights, state: Mapping[str, Tensor], *, strict: bool) -> Fit:
+    """Compare weights with a model's `state_dict()`.
+
+    Args:
+        strict: every tensor of either side must be on the other one too: to evaluate, to predict, to resume. Otherwise
+            weights may cover a part of the model, as a backbone's do when training starts.
+
+    Raises:
+        CheckpointError: shapes differ, nothing fits, a norm's statistics are missing, or `strict` finds a difference;
+            lists keys and shapes.
+    """
+    tensors = {name: tensor for name, tensor in weights.tensors.items() if name in state}
+    missing = [name for name in state if name not in tensors and not name.endswith(COUNTERS)]
+    unexpected = [name for name in weights.tensors if name not in state and not name.endswith(COUNTERS)]
+    differing = [
+        f"{name}: {tuple(tensor.shape)} in the weights, {tuple(state[name].shape)} in the model"
+        for name, tensor in tensors.items()
+        if tensor.shape != state[name].shape
+    ]
+    problems = []
+    if differing:
+        problems.append(f"{len(differing)} shapes differ:\n{_list(differing)}")
+    if (strict or not tensors) and missing:
+        problems.append(f"{len(missing)} tensors of the model are not in the weights:\n{_list(missing)}")
+    if (strict or not tensors) and unexpected:
+        problems.append(f"{len(unexpected)} tensors of the weights are not in the model:\n{_list(unexpected)}")
+    if problems:
+        raise CheckpointError(f"{weights.source}: weights of another architecture. " + "\n".join(problems))
+    if without := _norms_without_statistics(tensors, missing):
+        raise CheckpointError(
+            f"{weights.source}: {len(without)} BatchNorm layers have weights but no running statistics, with which the "
+            f"model would compute nonsense:\n{_list(without)}"
+        )
+    return Fit(tensors, missing, unexpected)
+
+
+def _norms_without_statistics(tensors: Mapping[str, Tensor], missing: Sequence[str]) -> list[str]:
+    layers = {name.rpartition(".")[0] for name in missing if name.endswith(("running_mean", "running_var"))}
+    return sorted(layer for layer in layers if f"{layer}.weight" in tensors)
+
+
+def _list(names: Sequence[str]) -> str:
+    lines = [f"  {name}" for name in names[:LISTED]]
+    return "\n".join(lines + ([f"  ... and {len(names) - LISTED} more"] if len(names) > LISTED else []))
+
+
+def _groups(names: Sequence[str]) -> str:
+    """Names by their first two parts: `roi_heads.box_head (8), neck (4)`."""
+    counts: dict[str, int] = {}
+    for name in names:
+        group = ".".join(name.split(".")[:-1][:2]) or name
+        counts[group] = counts.get(group, 0) + 1
+    return ", ".join(f"{group} ({count})" for group, count in counts.items())

@@ -1,0 +1,47 @@
+"""The console command `maskrcnn COMMAND`, which the scripts in tools/ call too."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+# Commands by name: each is a module of this package with a `main(argv) -> exit code`, imported when it is called.
+COMMANDS = {
+    "train": "train a model, or evaluate one, from a config",
+    "predict": "find objects in images and folders, draw them, write them as JSON",
+    "show_data": "draw a data set's annotations as the model sees them",
+    "show_predictions": "draw ground truth beside a trained model's predictions",
+    "build": "compile the operators ahead of their first use",
+    "env": "print what a bug report needs: versions, devices, compiled operators",
+}
+USAGE_ERROR, INTERRUPTED = 2, 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; its exit code. What a user got wrong is one message on the error output, and code 2."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(usage())
+        return 0 if arguments else USAGE_ERROR
+    command, *rest = arguments
+    if command not in COMMANDS:
+        print(f"maskrcnn: no command {command!r}; commands are {', '.join(COMMANDS)}", file=sys.stderr)
+        return USAGE_ERROR
+    try:
+        code: int = importlib.import_module(f"maskrcnn.cli.{command}").main(rest)
+        return code
+    except ValueError as error:
+        if command == "train" and type(error) is ValueError:
+            raise  # the engine gives the user's errors a name; this one is a programmer's and wants its traceback
+        print(f"maskrcnn {command}: {error}", file=sys.stderr)
+        return USAGE_ERROR
+    except KeyboardInterrupt:
+        print(f"maskrcnn {command}: interrupted", file=sys.stderr)
+        return INTERRUPTED
+
+
+def usage() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:{width}}  {text}" for name, text in COMMANDS.items()]
+    return "\n".join(["usage: maskrcnn COMMAND ...", "", *lines, "", "maskrcnn COMMAND --help tells more."])

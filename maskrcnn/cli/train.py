@@ -1,0 +1,49 @@
+"""`maskrcnn train`: train a model from a config, go on with a run, or evaluate one."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+import maskrcnn.data
+import maskrcnn.evaluation
+import maskrcnn.modeling  # noqa: F401  these three register the built-in parts, which the config names
+from maskrcnn.config import format_config, trace_config
+from maskrcnn.engine import run
+from maskrcnn.engine.checks import RunError
+
+
+def parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(
+        prog="maskrcnn train",
+        description="Train a model from a config; its results go to OUTPUT_DIR.",
+        epilog="example: maskrcnn train --config mask_rcnn/mask_rcnn_r50_fpn_1x_coco SOLVER.IMS_PER_BATCH 4",
+    )
+    p.add_argument("--config", "--config-file", required=True, metavar="FILE", help="a file, or a shipped config's name")
+    p.add_argument("--resume", action="store_true", help="go on from the newest checkpoint in OUTPUT_DIR")
+    p.add_argument(
+        "--eval-only",
+        action="store_true",
+        help="only evaluate: MODEL.WEIGHTS of the command line, else OUTPUT_DIR's newest checkpoint, else the config's",
+    )
+    p.add_argument("--print-config", action="store_true", help="print each value and where it comes from, and stop")
+    p.add_argument("--device", metavar="NAME", help="auto, cpu, cuda, cuda:1; the same as MODEL.DEVICE")
+    p.add_argument("--num-gpus", type=int, default=1, metavar="N", help="1: training runs on one device")
+    p.add_argument("overrides", nargs="*", metavar="KEY VALUE", help="config values, also as KEY=VALUE")
+    return p
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parser().parse_intermixed_args(argv)  # intermixed: a flag after the overrides counts
+    if args.num_gpus > 1:
+        raise RunError(f"--num-gpus is {args.num_gpus}, but this version trains on one device; leave it out")
+    device = ["MODEL.DEVICE", args.device] if args.device else []
+    cfg, origins = trace_config(args.config, [*args.overrides, *device])
+    if args.print_config:
+        print(format_config(cfg, origins))
+    elif args.eval_only:
+        chosen = origins.get("MODEL.WEIGHTS") == "command line"
+        run.test(cfg, weights=cfg.MODEL.WEIGHTS if chosen else ())
+    else:
+        run.train(cfg, resume=args.resume)
+    return 0

@@ -1,0 +1,129 @@
+"""The fixed sections: every option that belongs to no named class, with its type and default.
+
+The class of a section is only a schema, so its fields are written in capitals, as in the YAML files. Everything else of
+the config tree comes from the classes that the sections name (`maskrcnn.registry`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, TypedDict
+
+from maskrcnn.registry import MODELS, Registry
+
+
+class CocoFiles(TypedDict):
+    """Data of one's own in COCO format: the annotation file and the folder of the images."""
+
+    JSON: str
+    IMAGES: str
+
+
+@dataclass(frozen=True)
+class TopLevel:
+    """The keys outside any section."""
+
+    # Modules to import first, with parts of one's own: by name, or a file such as edge_head.py. They add up over the
+    # files of a config, and are looked for beside the file that names them, then in the current folder.
+    IMPORTS: str | tuple[str, ...] = ()
+    OUTPUT_DIR: str = "./output"
+    # Seeds weights, sampling, augmentation and data order; negative: a new seed in every run.
+    SEED: int = 0
+
+
+@dataclass(frozen=True)
+class ModelKeys:
+    """MODEL's own keys, which no one model class owns; the named class adds its own."""
+
+    NAME: str = "GeneralizedRCNN"
+    # What the weights start from, one or several, later ones win: a checkpoint, or `torchvision://NAME`.
+    WEIGHTS: str | tuple[str, ...] = ()
+    # "auto": the GPU if there is one.
+    DEVICE: str = "auto"
+    # Foreground classes; 0: as many as the training data have.
+    NUM_CLASSES: int = 0
+    # RGB in 0..255, torchvision's ImageNet figures: (pixel - mean) / std.
+    PIXEL_MEAN: tuple[float, float, float] = (123.675, 116.28, 103.53)
+    PIXEL_STD: tuple[float, float, float] = (58.395, 57.12, 57.375)
+    # The arithmetic of the library that the weights were trained in (rounding, offsets, clips).
+    CONVENTIONS: str = "ours"
+
+
+@dataclass(frozen=True)
+class Datasets:
+    """Which data, by registered name or as {JSON: file, IMAGES: folder}."""
+
+    # The folder of the registered data sets; empty: $MASKRCNN_DATASETS, else $DETECTRON2_DATASETS, else ./datasets.
+    ROOT: str = ""
+    TRAIN: str | CocoFiles | tuple[str | CocoFiles, ...] = ()
+    TEST: str | CocoFiles | tuple[str | CocoFiles, ...] = ()
+
+
+@dataclass(frozen=True)
+class DataLoader:
+    """How samples are drawn and loaded."""
+
+    NUM_WORKERS: int = 2
+    # Wide images with wide ones, tall with tall: less padding in a batch.
+    ASPECT_RATIO_GROUPING: bool = True
+    # Leave images without any usable object out of training.
+    FILTER_EMPTY_ANNOTATIONS: bool = True
+
+
+@dataclass(frozen=True)
+class Input:
+    """Image size and augmentation."""
+
+    # Length of the shorter side: one of these ("choice"), or any between two of them ("range").
+    MIN_SIZE_TRAIN: tuple[int, ...] = (800,)
+    MIN_SIZE_TRAIN_SAMPLING: Literal["choice", "range"] = "choice"
+    MAX_SIZE_TRAIN: int = 1333
+    MIN_SIZE_TEST: int = 800
+    MAX_SIZE_TEST: int = 1333
+    RANDOM_FLIP: Literal["horizontal", "none"] = "horizontal"
+
+
+@dataclass(frozen=True)
+class Solver:
+    """SGD and its schedule: Mask R-CNN §3.1; the warm-up, of which the paper says nothing, is Detectron2's."""
+
+    IMS_PER_BATCH: int = 16  # over all GPUs together
+    BASE_LR: float = 0.02  # for this batch: another batch size wants the rate scaled with it
+    LR_SCHEDULE: Literal["multistep", "poly", "cosine"] = "multistep"
+    POLY_POWER: float = 0.9
+    STEPS: tuple[int, ...] = (120000,)
+    GAMMA: float = 0.1
+    MAX_ITER: int = 160000
+    WARMUP_ITERS: int = 1000
+    WARMUP_FACTOR: float = 0.001
+    MOMENTUM: float = 0.9
+    NESTEROV: bool = False
+    WEIGHT_DECAY: float = 0.0001
+    WEIGHT_DECAY_NORM: float = 0.0
+    # Largest total norm of the gradient; 0: no clipping.
+    CLIP_GRADIENTS: float = 0.0
+    # "auto": bf16 where the hardware computes in it, else fp32.
+    AMP: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    CHECKPOINT_PERIOD: int = 5000
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What is measured, and when."""
+
+    EVALUATORS: tuple[str, ...] = ("coco",)
+    # Iterations between evaluations during training; 0: only at the end.
+    EVAL_PERIOD: int = 0
+    # One number for the model and for the evaluator.
+    DETECTIONS_PER_IMAGE: int = 100
+    IMS_PER_BATCH: int = 1
+
+
+SECTIONS: dict[str, Registry | type] = {
+    "MODEL": MODELS,
+    "DATASETS": Datasets,
+    "DATALOADER": DataLoader,
+    "INPUT": Input,
+    "SOLVER": Solver,
+    "TEST": Evaluation,
+}

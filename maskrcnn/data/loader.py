@@ -1,0 +1,207 @@
+"""Batches of samples for training, without end, and for testing, each image once.
+
+What a sample looks like and which batch it is in depend on the seed and on its position in the stream alone: not on
+the number of workers or processes, nor on whether training was interrupted.
+"""
+
+from __future__ import annotations
+
+import io
+import itertools
+import pickle
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from maskrcnn.data.records import Dataset, DatasetError, ImageRecord
+from maskrcnn.data.shared import SharedArrays
+from maskrcnn.distributed import rank, world_size
+from maskrcnn.structures.samples import Sample
+
+Mapper = Callable[[ImageRecord, np.random.Generator], Sample]
+
+
+def build_train_loader(
+    dataset: Dataset,
+    mapper: Mapper,
+    *,
+    batch_size: int,
+    num_workers: int,
+    seed: int,
+    aspect_ratio_grouping: bool = True,
+    filter_empty: bool = True,
+    start_iteration: int = 0,
+) -> Iterator[list[Sample]]:
+    """Batches for training, without end.
+
+    Each epoch goes through the images in a new order.
+
+    Args:
+        batch_size: images of one step over all processes; each process gets an equal share of every batch.
+        num_workers: processes that prepare samples; 0 prepares them here, when they are asked for.
+        seed: not negative.
+        aspect_ratio_grouping: no batch holds both wide and tall images, so that little is padded.
+        filter_empty: leave out images without objects (crowd regions are none).
+        start_iteration: skip the batches of so many steps, to go on with the ones of an uninterrupted run.
+
+    Raises:
+        DatasetError: no image is left; and, from the iterator, what is wrong with an image.
+        ValueError: the batch cannot be divided among the processes.
+    """
+    if batch_size < 1 or batch_size % world_size():
+        raise ValueError(f"batch of {batch_size} images cannot be divided among {world_size()} processes equally")
+    kept = np.flatnonzero(dataset.num_objects > 0) if filter_empty else np.arange(len(dataset))
+    if not len(kept):
+        raise DatasetError(
+            f"{dataset.source}: none of its {len(dataset)} images has an object to train on (crowd regions do not "
+            "count); add annotations, or keep empty images with DATALOADER.FILTER_EMPTY_ANNOTATIONS False"
+        )
+    groups = dataset.aspect_ratios[kept] > 1 if aspect_ratio_grouping else np.zeros(len(kept))
+    batches = TrainingBatches(kept, groups, batch_size=batch_size, seed=seed, start_iteration=start_iteration)
+    return _unpacked(_data_loader(_Samples(dataset, mapper, seed), batches, num_workers))
+
+
+def build_test_loader(dataset: Dataset, mapper: Mapper, *, batch_size: int = 1, num_workers: int) -> TestLoader:
+    """Batches of every image once, in order; of several processes each has its own share, without repeats."""
+    return TestLoader(dataset, mapper, batch_size=batch_size, num_workers=num_workers)
+
+
+class TestLoader:
+    """Batches of this process's share of the images. It can be gone through again and again, and has a length."""
+
+    __test__ = False  # not a test for pytest
+
+    def __init__(self, dataset: Dataset, mapper: Mapper, *, batch_size: int, num_workers: int) -> None:
+        if batch_size < 1:
+            raise ValueError(f"batch of {batch_size} images; it must have at least 1")
+        share = [(i, i) for i in range(rank(), len(dataset), world_size())]
+        batches = [share[i : i + batch_size] for i in range(0, len(share), batch_size)]
+        self.dataset = dataset
+        self._loader = _data_loader(_Samples(dataset, mapper, seed=0), batches, num_workers)
+
+    def __len__(self) -> int:
+        return len(self._loader)
+
+    def __iter__(self) -> Iterator[list[Sample]]:
+        return _unpacked(self._loader)
+
+
+class TrainingBatches:
+    """The endless stream of (image index, position) of this process, in batches.
+
+    The stream is one permutation of the images after the other. It fills one batch for each group of images, and a
+    full one comes out; so every image is seen once per epoch, whatever its group. Every process computes all batches
+    and takes its share of each, whose images are thus alike on all processes.
+
+    Args:
+        indices: int (N,), the images to train on.
+        groups: (N,), by which batches are kept apart.
+    """
+
+    def __init__(
+        self, indices: np.ndarray, groups: np.ndarray, *, batch_size: int, seed: int, start_iteration: int
+    ) -> None:
+        self.indices, self.groups = indices, groups
+        self.batch_size, self.seed, self.start_iteration = batch_size, seed, start_iteration
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        share = slice(rank(), None, world_size())
+        return (batch[share] for batch in itertools.islice(self._all(), self.start_iteration, None))
+
+    def _all(self) -> Iterator[list[tuple[int, int]]]:
+        filling: dict[Any, list[tuple[int, int]]] = {}
+        indices, groups = self.indices.tolist(), self.groups.tolist()
+        for position, i in enumerate(self._order()):
+            batch = filling.setdefault(groups[i], [])
+            batch.append((indices[i], position))
+            if len(batch) == self.batch_size:
+                yield filling.pop(groups[i])
+
+    def _order(self) -> Iterator[int]:
+        for epoch in itertools.count():
+            yield from np.random.default_rng([self.seed, epoch, 1]).permutation(len(self.indices)).tolist()
+
+
+class _Samples(torch.utils.data.Dataset):
+    """The samples of a data set by (image index, position in the stream)."""
+
+    def __init__(self, dataset: Dataset, mapper: Mapper, seed: int) -> None:
+        self.dataset, self.mapper, self.seed = dataset, mapper, seed
+
+    def __getitem__(self, where: tuple[int, int]) -> Sample | DatasetError:
+        index, position = where
+        try:
+            return self.mapper(self.dataset[index], np.random.default_rng([self.seed, position]))
+        except DatasetError as error:
+            return error  # handed over as a value: raised in a worker, it would arrive wrapped in a traceback
+
+
+def _data_loader(samples: _Samples, batches: Iterable[list[tuple[int, int]]], num_workers: int) -> DataLoader:
+    return DataLoader(
+        samples,
+        batch_sampler=batches,  # any iterable will do
+        num_workers=num_workers,
+        collate_fn=PackedBatch if num_workers else list,
+        worker_init_fn=_start_worker,
+        generator=torch.Generator().manual_seed(samples.seed),  # else each pass would draw from the global generator
+    )
+
+
+def _start_worker(_: int) -> None:
+    """One thread each: the workers are as many as there are cores to spare."""
+    cv2.setNumThreads(1)
+    torch.set_num_threads(1)
+
+
+def _unpacked(loader: DataLoader) -> Iterator[list[Sample]]:
+    for batch in loader:
+        samples = batch.unpack() if isinstance(batch, PackedBatch) else batch
+        for sample in samples:
+            if isinstance(sample, DatasetError):
+                raise sample
+        yield samples
+
+
+class PackedBatch:
+    """A batch on its way from a worker: one block of shared memory with all its tensors' values, and a pickle.
+
+    Sent as they are, its 10 or so tensors per image would cost a file descriptor each.
+    """
+
+    def __init__(self, samples: Sequence[Sample | DatasetError]) -> None:
+        buffers: list[pickle.PickleBuffer] = []
+        stream = io.BytesIO()
+        _Pickler(stream, protocol=5, buffer_callback=buffers.append).dump(list(samples))
+        self._pickle = stream.getvalue()
+        try:
+            self._arrays = SharedArrays([np.frombuffer(buffer.raw(), np.uint8) for buffer in buffers])
+        except RuntimeError as error:
+            raise RuntimeError(
+                f"no shared memory for a batch ({error}): give the container more (docker run --shm-size 8g), or set "
+                "DATALOADER.NUM_WORKERS 0"
+            ) from error
+
+    def unpack(self) -> list[Sample]:
+        """The samples; their tensors are views of the block."""
+        samples: list[Sample] = pickle.loads(self._pickle, buffers=self._arrays)
+        return samples
+
+
+class _Pickler(pickle.Pickler):
+    """Pickles tensors by their values, out of band."""
+
+    def reducer_override(self, value: Any) -> Any:
+        if not isinstance(value, Tensor):
+            return NotImplemented
+        # The largest stride first, which is the order in memory: a (3, H, W) view of (H, W, 3) stays one.
+        order = sorted(range(value.ndim), key=value.stride, reverse=True)
+        return _tensor, (value.permute(order).contiguous().numpy(), np.argsort(order).tolist())
+
+
+def _tensor(values: np.ndarray, order: list[int]) -> Tensor:
+    return torch.from_numpy(values).permute(order)

@@ -1,0 +1,196 @@
+"""What can be wrong with a run, found before anything slow starts: values, files, and what crosses config sections."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from yacs.config import CfgNode
+
+from maskrcnn.checkpoint import Weights, trace_of_run
+from maskrcnn.data import Dataset
+from maskrcnn.distributed import world_size
+from maskrcnn.engine.solver import build_schedule
+from maskrcnn.registry import EVALUATORS
+
+REFERENCE_BATCH, REFERENCE_LR = 16, 0.02  # Mask R-CNN §3.1
+
+# Lowest value of each number that has one.
+LIMITS = {
+    "SOLVER.IMS_PER_BATCH": 1,
+    "SOLVER.MAX_ITER": 1,
+    "SOLVER.BASE_LR": 0,
+    "SOLVER.WARMUP_ITERS": 0,
+    "SOLVER.MOMENTUM": 0,
+    "SOLVER.WEIGHT_DECAY": 0,
+    "SOLVER.WEIGHT_DECAY_NORM": 0,
+    "SOLVER.CLIP_GRADIENTS": 0,
+    "SOLVER.CHECKPOINT_PERIOD": 0,
+    "DATALOADER.NUM_WORKERS": 0,
+    "TEST.EVAL_PERIOD": 0,
+    "TEST.IMS_PER_BATCH": 1,
+    "TEST.DETECTIONS_PER_IMAGE": 1,
+    "MODEL.NUM_CLASSES": 0,
+}
+
+
+class RunError(ValueError):
+    """A run that cannot start as it was asked for."""
+
+
+@contextmanager
+def at_the_door() -> Iterator[None]:
+    """While a run is being prepared, a plain ValueError is the user's: some part refused its options.
+
+    Later it would be a programmer's, and keeps its traceback.
+    """
+    try:
+        yield
+    except ValueError as error:
+        if type(error) is not ValueError:
+            raise
+        raise RunError(str(error)) from error
+
+
+def check_one_process() -> None:
+    """Raises RunError under torchrun: with several processes each would train a model of its own."""
+    if world_size() > 1:
+        raise RunError(
+            f"WORLD_SIZE is {world_size()}, but this version trains in one process on one device; start it without "
+            "torchrun"
+        )
+
+
+def check_values(cfg: CfgNode, *, training: bool) -> None:
+    """Raises RunError or ValueError: a number out of its range, no data set, an evaluator that does not exist."""
+    for key, lowest in LIMITS.items():
+        section, name = key.split(".")
+        if not cfg[section][name] >= lowest:  # NaN is not
+            raise RunError(f"{key} is {cfg[section][name]}; it must be at least {lowest}")
+    build_schedule(cfg.SOLVER)
+    for name in cfg.TEST.EVALUATORS:
+        EVALUATORS.get(name)
+    if training and not cfg.DATASETS.TRAIN:
+        raise RunError("DATASETS.TRAIN is empty: name a data set, or give {JSON: annotation file, IMAGES: folder}")
+    if not training and not (cfg.DATASETS.TEST and cfg.TEST.EVALUATORS):
+        raise RunError("to evaluate, DATASETS.TEST and TEST.EVALUATORS must name something")
+
+
+def make_folder(folder: Path) -> None:
+    """Make the output folder.
+
+    Raises:
+        RunError: something else stands there, or it cannot be written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        file = next(path for path in (folder, *folder.parents) if path.exists())
+        raise RunError(f"OUTPUT_DIR is {folder}, but {file} is a file; choose another folder") from None
+    except OSError as error:
+        raise RunError(f"OUTPUT_DIR is {folder}, which cannot be made: {error.strerror}") from error
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise RunError(f"OUTPUT_DIR is {folder}, which is not writable")
+
+
+def check_unused(folder: Path) -> None:
+    """Raises RunError: the folder holds a run, which a new one would mix with or overwrite."""
+    if trace := trace_of_run(folder):
+        raise RunError(
+            f"OUTPUT_DIR {folder} holds another run ({trace.name}); continue that one with --resume, or choose another "
+            "folder"
+        )
+
+
+def fill_in_classes(cfg: CfgNode, dataset: Dataset) -> CfgNode:
+    """The config with MODEL.NUM_CLASSES of the data set.
+
+    Raises:
+        RunError: it is given, and another.
+    """
+    count, given = len(dataset.class_names), cfg.MODEL.NUM_CLASSES
+    if given not in (0, count):
+        raise RunError(
+            f"MODEL.NUM_CLASSES is {given}, but {dataset.source} defines {count} classes "
+            f"({_shortened(dataset.class_names)}); leave it out, or 0, to have it filled in"
+        )
+    return changed(cfg, "MODEL", NUM_CLASSES=count)
+
+
+def changed(cfg: CfgNode, section: str, **values: Any) -> CfgNode:
+    """A frozen copy with other values in one section ("" is the top level)."""
+    copy = cfg.clone()
+    copy.defrost()
+    (copy[section] if section else copy).update(values)
+    copy.freeze()
+    return copy
+
+
+def check_same_classes(names: Sequence[str], source: str, dataset: Dataset) -> None:
+    """Raises RunError: class names of training, or of a checkpoint, that are not those of the data set."""
+    if tuple(names) == dataset.class_names:
+        return
+    i = next((i for i, (a, b) in enumerate(zip(names, dataset.class_names, strict=False)) if a != b), None)
+    difference = (
+        f"{len(names)} and {len(dataset.class_names)} of them"
+        if i is None
+        else f"class {i} is {names[i]!r} in the one, {dataset.class_names[i]!r} in the other"
+    )
+    raise RunError(f"{source} and {dataset.source} have different classes: {difference}")
+
+
+def check_annotations(cfg: CfgNode, dataset: Dataset) -> None:
+    """Raises DatasetError or RunError: the model learns something that the training data do not have."""
+    if _has_part(cfg, "MASK_HEAD"):
+        dataset.check_masks()
+    if _has_part(cfg, "KEYPOINT_HEAD") and not dataset.has_keypoints:
+        raise RunError(
+            f"{dataset.source} has no keypoints to train MODEL.ROI_HEADS.KEYPOINT_HEAD on; set its NAME to '', or "
+            "choose other data"
+        )
+
+
+def _has_part(cfg: CfgNode, key: str) -> bool:
+    return bool(cfg.MODEL.get("ROI_HEADS", {}).get(key, {}).get("NAME"))
+
+
+def learning_rate_hint(solver: Mapping[str, Any]) -> str | None:
+    """What the linear scaling rule says about another batch size than the paper's; None when there is nothing to say."""
+    batch, rate = solver["IMS_PER_BATCH"], solver["BASE_LR"]
+    suggested = REFERENCE_LR * batch / REFERENCE_BATCH
+    if batch == REFERENCE_BATCH or abs(rate - suggested) < 1e-3 * suggested:
+        return None
+    return (
+        f"SOLVER.IMS_PER_BATCH is {batch} and SOLVER.BASE_LR {rate:g}; the paper's {REFERENCE_LR} for a batch of "
+        f"{REFERENCE_BATCH} would be {suggested:g} here by the linear rule, with iterations scaled by "
+        f"{REFERENCE_BATCH / batch:.3g} (nothing is scaled by itself)"
+    )
+
+
+def differing_needs(cfg: CfgNode, weights: Weights) -> list[str]:
+    """Each config value that is not what foreign weights were trained with: `KEY is A, the weights want B`."""
+    lines = []
+    for key, wanted in weights.needs.items():
+        value: Any = cfg
+        for part in key.split("."):
+            value = value.get(part) if isinstance(value, Mapping) else None
+        if value != wanted:
+            lines.append(f"{key} is {value!r}, the weights want {wanted!r}")
+    return lines
+
+
+def _shortened(names: Sequence[str], limit: int = 5) -> str:
+    return ", ".join(names[:limit]) + (", ..." if len(names) > limit else "")
+
+
+def describe_parameters(model: torch.nn.Module) -> str:
+    """`44.4 M parameters, 44.2 M of them trained`."""
+    total = sum(p.numel() for p in model.parameters())
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    return f"{total / 1e6:.1f} M parameters, {trained / 1e6:.1f} M of them trained"
+
+

@@ -1,0 +1,64 @@
+"""A run's log: lines on the terminal and, with times, in log.txt."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tqdm import tqdm
+
+from maskrcnn.distributed import is_main_process
+
+METRICS_LOGGER = "maskrcnn.metrics"  # the lines that a progress bar stands for
+
+logger = logging.getLogger("maskrcnn")
+
+
+class ConsoleHandler(logging.Handler):
+    """Lines on the standard output, above any progress bar."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        tqdm.write(self.format(record), file=sys.stdout)
+        sys.stdout.flush()
+
+
+def on_terminal() -> bool:
+    """Whether somebody is watching: a bar then replaces the metric lines."""
+    return sys.stdout.isatty() and sys.stderr.isatty()
+
+
+@contextmanager
+def logging_to(folder: Path) -> Iterator[None]:
+    """Within the context, what the package logs goes to the terminal and to the folder's log.txt, line by line.
+
+    An exception that leaves the context is written into the file with its traceback; so is an interruption.
+    """
+    if not is_main_process():
+        yield
+        return
+    console: logging.Handler = ConsoleHandler()
+    console.setFormatter(logging.Formatter("[%(asctime)s] %(message)s", datefmt="%H:%M:%S"))
+    if on_terminal():
+        console.addFilter(lambda record: record.name != METRICS_LOGGER)
+    file = logging.FileHandler(folder / "log.txt", encoding="utf-8")
+    file.setFormatter(logging.Formatter("[%(asctime)s] %(levelname)s %(name)s: %(message)s"))
+    handlers, level, propagate = (console, file), logger.level, logger.propagate
+    for handler in handlers:
+        logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    try:
+        yield
+    except BaseException as error:
+        logger.removeHandler(console)  # whoever catches the error shows it there
+        logger.error("stopped by %s", type(error).__name__, exc_info=error)
+        raise
+    finally:
+        for handler in handlers:
+            logger.removeHandler(handler)
+            handler.close()
+        logger.setLevel(level)
+        logger.propagate = propagate

@@ -1,0 +1,41 @@
+"""A few images of a data set with their ground truth beside what a model finds in them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+
+from maskrcnn.data import Dataset
+from maskrcnn.data.loader import Mapper
+from maskrcnn.data.mappers import instances, read_recorded
+from maskrcnn.modeling import Model
+from maskrcnn.visualization import draw_detections, draw_targets, sheet
+
+SCORE_THRESHOLD = 0.5
+
+
+def beside_ground_truth(
+    model: Model, dataset: Dataset, mapper: Mapper, *, count: int = 4
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Names and pictures of `count` images, evenly spread over the data set and always the same ones.
+
+    The model is left in the mode that it was in.
+    """
+    indices = np.unique(np.linspace(0, len(dataset) - 1, count).round().astype(int)) if len(dataset) else []
+    training = model.training
+    model.eval()
+    try:
+        for i in indices:
+            record = dataset[int(i)]
+            with torch.inference_mode():
+                detections = model.inference([mapper(record, np.random.default_rng(0))])[0]
+            image, names = read_recorded(record), dataset.class_names
+            pictures = [
+                draw_targets(image, instances(record), names),
+                draw_detections(image, detections, names, score_threshold=SCORE_THRESHOLD),
+            ]
+            yield f"predictions/{record.image_id}", sheet(pictures, titles=["ground truth", "predictions"], columns=2)
+    finally:
+        model.train(training)

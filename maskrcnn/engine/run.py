@@ -1,0 +1,337 @@
+"""A whole run from a config: `train` and `test` check what they were given, then build every part once."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from yacs.config import CfgNode
+
+from maskrcnn import env
+from maskrcnn.checkpoint import (
+    CheckpointError,
+    Checkpointer,
+    Weights,
+    load_checkpoint,
+    merge,
+    newest_checkpoint,
+    read_weights,
+    write_atomically,
+)
+from maskrcnn.config import dump
+from maskrcnn.data import (
+    Dataset,
+    InstanceMapper,
+    RandomHorizontalFlip,
+    ResizeShortestEdge,
+    build_test_loader,
+    build_train_loader,
+    concatenate,
+    dataset,
+)
+from maskrcnn.data.loader import Mapper
+from maskrcnn.engine import checks, logs, writers
+from maskrcnn.engine.hooks import Checkpointing, FiniteGuard, Hook, Logging, Pictures
+from maskrcnn.engine.pictures import beside_ground_truth
+from maskrcnn.engine.solver import build_optimizer, build_schedule, choose_precision
+from maskrcnn.engine.state import load_weights, restore, seed_everything, training_state, untouched_rng
+from maskrcnn.engine.trainer import Trainer
+from maskrcnn.evaluation import Evaluator, evaluate
+from maskrcnn.modeling import Model, build_model
+from maskrcnn.registry import EVALUATORS
+
+logger = logging.getLogger(__name__)
+
+MAPPERS = {"instance": InstanceMapper}  # by a model's task
+
+
+def train(cfg: CfgNode, *, resume: bool = False) -> dict[str, float]:
+    """Train, evaluate, and leave in OUTPUT_DIR all that a run leaves (docs/training.md); the last metrics.
+
+    Args:
+        resume: go on from the newest checkpoint in OUTPUT_DIR.
+
+    Raises:
+        ConfigError, DatasetError, CheckpointError, RunError: before anything slow, what is wrong with config, data or
+            weights.
+        NonFiniteLoss: training diverged.
+    """
+    folder = Path(cfg.OUTPUT_DIR).expanduser()
+    with checks.at_the_door():
+        checks.check_one_process()
+        checks.check_values(cfg, training=True)
+        device = env.pick_device(cfg.MODEL.DEVICE)
+        precision = choose_precision(cfg.SOLVER.AMP, device)
+        if not resume:
+            checks.check_unused(folder)
+        checks.make_folder(folder)
+    with logs.logging_to(folder):
+        with checks.at_the_door():
+            checkpoint, source = _checkpoint_of(folder, cfg) if resume else (None, "")
+            start = checkpoint["iteration"] + 1 if checkpoint else 0
+            weights = None if checkpoint else merge([read_weights(spec) for spec in cfg.MODEL.WEIGHTS])
+            train_set, test_sets = _read_data(cfg)
+            cfg = checks.fill_in_classes(cfg, train_set)
+            seed = seed_everything(checkpoint["seed"] if checkpoint and cfg.SEED < 0 else cfg.SEED)
+            cfg = checks.changed(cfg, "", SEED=seed)
+            _log_beginning(cfg, train_set, test_sets)
+
+            model = build_model(cfg)
+            if weights is not None and weights.tensors:
+                _start_from(weights, model, cfg)
+            model.to(device, memory_format=torch.channels_last)
+            logger.info("%s on %s: %s", type(model).__name__, device, checks.describe_parameters(model))
+            logger.info("computing in %s", precision)
+            optimizer, scaler = build_optimizer(model, cfg.SOLVER), precision.scaler()
+            train_mapper, test_mapper = build_mappers(cfg, model.task)
+            batches = build_train_loader(
+                train_set,
+                train_mapper,
+                batch_size=cfg.SOLVER.IMS_PER_BATCH,
+                num_workers=cfg.DATALOADER.NUM_WORKERS,
+                seed=seed,
+                aspect_ratio_grouping=cfg.DATALOADER.ASPECT_RATIO_GROUPING,
+                filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
+                start_iteration=start,
+            )
+            evaluation = Evaluation(cfg, model, test_sets, test_mapper, folder / "inference")
+            if checkpoint:
+                restore(checkpoint, source, model, optimizer, scaler)
+                checks.check_same_classes(checkpoint["class_names"], source, train_set)
+
+        write_atomically(folder / "config.yaml", dump(cfg).encode())
+        facts = {
+            "seed": seed,
+            "class_names": list(train_set.class_names),
+            "category_ids": [int(i) for i in train_set.category_ids],
+            "config": dump(cfg),
+        }
+        guard = FiniteGuard()
+        outputs = _writers(folder, start, cfg.SOLVER.MAX_ITER)
+        hooks: list[Hook] = [
+            guard,
+            Checkpointing(
+                Checkpointer(folder, facts),
+                lambda: training_state(model, optimizer, scaler),
+                period=cfg.SOLVER.CHECKPOINT_PERIOD,
+                check=guard.check,
+            ),
+            Logging(outputs, batch_size=cfg.SOLVER.IMS_PER_BATCH, device=device),
+        ]
+        if evaluation.wanted and writers.SummaryWriter is not None:
+            hooks.append(Pictures(outputs, evaluation.pictures))
+        trainer = Trainer(
+            model,
+            batches,
+            optimizer,
+            build_schedule(cfg.SOLVER),
+            hooks,
+            precision=precision,
+            scaler=scaler,
+            clip_gradients=cfg.SOLVER.CLIP_GRADIENTS,
+            evaluate=evaluation if evaluation.wanted else None,
+            eval_period=cfg.TEST.EVAL_PERIOD,
+        )
+        logger.info("training from iteration %d to %d", start, cfg.SOLVER.MAX_ITER)
+        results = trainer.train(start, cfg.SOLVER.MAX_ITER)
+        if start >= cfg.SOLVER.MAX_ITER and evaluation.wanted:
+            logger.info("nothing left to train")
+            results = evaluation()
+        logger.info("done; the run is in %s", folder)
+        return results
+
+
+def test(cfg: CfgNode, *, weights: Sequence[str] = ()) -> dict[str, float]:
+    """Evaluate on DATASETS.TEST; the metrics.
+
+    Args:
+        weights: what to evaluate; else the newest checkpoint in OUTPUT_DIR, else MODEL.WEIGHTS.
+
+    Raises:
+        ConfigError, DatasetError, CheckpointError, RunError: what is wrong with config, data or weights.
+    """
+    folder = Path(cfg.OUTPUT_DIR).expanduser()
+    with checks.at_the_door():
+        checks.check_one_process()
+        checks.check_values(cfg, training=False)
+        device = env.pick_device(cfg.MODEL.DEVICE)
+        checks.make_folder(folder)
+    with logs.logging_to(folder):
+        with checks.at_the_door():
+            newest = newest_checkpoint(folder)
+            specs = tuple(weights) or ((str(newest),) if newest else tuple(cfg.MODEL.WEIGHTS))
+            if not specs:
+                raise CheckpointError(f"no weights to evaluate: {folder} holds no checkpoint, and MODEL.WEIGHTS is empty")
+            logger.info("evaluating %s", ", ".join(specs))
+            loaded = merge([read_weights(spec) for spec in specs])
+            test_sets = _read_test_sets(cfg)
+            for test_set in test_sets.values():
+                if loaded.class_names is not None:
+                    checks.check_same_classes(loaded.class_names, loaded.source, test_set)
+            cfg = checks.fill_in_classes(cfg, next(iter(test_sets.values())))
+            for line in checks.differing_needs(cfg, loaded):
+                logger.warning(line)
+            model = build_model(cfg)
+            load_weights(model, loaded, strict=True)
+            model.to(device, memory_format=torch.channels_last)
+            _, mapper = build_mappers(cfg, model.task)
+            evaluation = Evaluation(cfg, model, test_sets, mapper, folder / "inference")
+        return evaluation()
+
+
+class Evaluation:
+    """Evaluates a model on every test set: a call gives the metrics, and leaves the model and all randomness as found.
+
+    With several test sets a metric's name begins with the set's. `wanted` is False when there is nothing to evaluate.
+
+    Raises:
+        ValueError: evaluators that cannot work on these data, or give two metrics of one name.
+    """
+
+    def __init__(
+        self, cfg: CfgNode, model: Model, test_sets: Mapping[str, Dataset], mapper: Mapper, folder: Path
+    ) -> None:
+        self.cfg, self.model, self.test_sets, self.mapper, self.folder = cfg, model, test_sets, mapper, folder
+        self.wanted = bool(test_sets and cfg.TEST.EVALUATORS)
+        for name in test_sets:
+            metrics = [metric for evaluator in self.evaluators(name) for metric in evaluator.metrics]
+            if repeated := sorted({metric for metric in metrics if metrics.count(metric) > 1}):
+                raise ValueError(f"TEST.EVALUATORS: two of them give the metric {', '.join(repeated)}")
+
+    def __call__(self) -> dict[str, float]:
+        results: dict[str, float] = {}
+        for name, test_set in self.test_sets.items():
+            evaluators = self.evaluators(name)
+            loader = build_test_loader(
+                test_set,
+                self.mapper,
+                batch_size=self.cfg.TEST.IMS_PER_BATCH,
+                num_workers=self.cfg.DATALOADER.NUM_WORKERS,
+            )
+            with untouched_rng():
+                metrics = evaluate(self.model, loader, evaluators)
+            for evaluator in evaluators:
+                if hasattr(evaluator, "table"):
+                    logger.info("%s, %d images:\n%s", name, len(test_set), evaluator.table())
+            prefix = f"{name}/" if len(self.test_sets) > 1 else ""
+            results |= {prefix + metric: value for metric, value in metrics.items()}
+        return results
+
+    def evaluators(self, name: str) -> list[Evaluator]:
+        folder = self.folder / name if len(self.test_sets) > 1 else self.folder
+        return [
+            EVALUATORS.get(kind)(
+                dataset=self.test_sets[name],
+                output_dir=folder,
+                detections_per_image=self.cfg.TEST.DETECTIONS_PER_IMAGE,
+            )
+            for kind in self.cfg.TEST.EVALUATORS
+        ]
+
+    def pictures(self) -> Iterator[tuple[str, Any]]:
+        """A few images of the first test set, ground truth beside predictions."""
+        with untouched_rng():
+            yield from beside_ground_truth(self.model, next(iter(self.test_sets.values())), self.mapper)
+
+
+def build_mappers(cfg: CfgNode, task: str) -> tuple[Mapper, Mapper]:
+    """The mappers of training and of testing, with the transforms of INPUT.
+
+    Raises:
+        ValueError: no mapper for this task, or sizes that make no sense.
+    """
+    if task not in MAPPERS:
+        raise ValueError(f"no way to feed a model of task {task!r}; known tasks: {', '.join(MAPPERS)}")
+    sizes = cfg.INPUT
+    try:
+        train_resize = ResizeShortestEdge(sizes.MIN_SIZE_TRAIN, sizes.MAX_SIZE_TRAIN, sizes.MIN_SIZE_TRAIN_SAMPLING)
+        test_resize = ResizeShortestEdge((sizes.MIN_SIZE_TEST,), sizes.MAX_SIZE_TEST)
+    except ValueError as error:
+        raise ValueError(f"INPUT.MIN_SIZE_* and MAX_SIZE_*: {error}") from error
+    flips = [RandomHorizontalFlip()] if sizes.RANDOM_FLIP == "horizontal" else []
+    mapper = MAPPERS[task]
+    return mapper([train_resize, *flips], training=True), mapper([test_resize], training=False)
+
+
+def _read_data(cfg: CfgNode) -> tuple[Dataset, dict[str, Dataset]]:
+    train_set = concatenate([dataset(spec, cfg.DATASETS.ROOT) for spec in cfg.DATASETS.TRAIN])
+    checks.check_annotations(cfg, train_set)
+    test_sets = _read_test_sets(cfg)
+    for test_set in test_sets.values():
+        checks.check_same_classes(train_set.class_names, train_set.source, test_set)
+    return train_set, test_sets
+
+
+def _read_test_sets(cfg: CfgNode) -> dict[str, Dataset]:
+    """By name; a name that stands for two of them gets a number."""
+    test_sets: dict[str, Dataset] = {}
+    for spec in cfg.DATASETS.TEST:
+        found = dataset(spec, cfg.DATASETS.ROOT)
+        same = sum(other.name == found.name for other in test_sets.values())
+        test_sets[f"{found.name}_{same + 1}" if same else found.name] = found
+    return test_sets
+
+
+def _checkpoint_of(folder: Path, cfg: CfgNode) -> tuple[dict[str, Any] | None, str]:
+    """The newest checkpoint's content and path; None when there is none, which is said and no error."""
+    path = newest_checkpoint(folder)
+    if path is None:
+        logger.info("nothing to resume in %s: starting from the beginning", folder)
+        return None, ""
+    content = load_checkpoint(path)
+    logger.info("resuming from %s, after iteration %s", path, content.get("iteration"))
+    before, now = (_leaves(yaml.safe_load(text)) for text in (content.get("config", "{}"), dump(cfg)))
+    filled_in = {"MODEL.NUM_CLASSES", "SEED"}
+    for key in sorted((before.keys() | now.keys()) - filled_in):
+        if before.get(key) != now.get(key):
+            logger.info("changed since: %s %s -> %s", key, json.dumps(before.get(key)), json.dumps(now.get(key)))
+    return content, str(path)
+
+
+def _leaves(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    leaves: dict[str, Any] = {}
+    for key, value in tree.items():
+        leaves |= _leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return leaves
+
+
+def _start_from(weights: Weights, model: Model, cfg: CfgNode) -> None:
+    fitted = load_weights(model, weights, strict=False)
+    logger.info("starting from %s: %s", weights.source, fitted.report())
+    for line in checks.differing_needs(cfg, weights):
+        logger.warning("%s: %s", weights.source, line)
+
+
+def _log_beginning(cfg: CfgNode, train_set: Dataset, test_sets: Mapping[str, Dataset]) -> None:
+    logger.info("environment:\n%s", env.summary())
+    logger.info("config:\n%s", dump(cfg))
+    for purpose, found in [("training", train_set), *(("evaluation", test_set) for test_set in test_sets.values())]:
+        logger.info(
+            "%s data: %s, %d images (%d without objects), %d objects of %d classes",
+            purpose,
+            found.name,
+            len(found),
+            int((found.num_objects == 0).sum()),
+            int(found.num_objects.sum()),
+            len(found.class_names),
+        )
+    if not test_sets:
+        logger.info("no evaluation: DATASETS.TEST is empty")
+    if hint := checks.learning_rate_hint(cfg.SOLVER):
+        logger.info(hint)
+
+
+def _writers(folder: Path, start: int, max_iter: int) -> list[writers.Writer]:
+    outputs: list[writers.Writer] = [writers.LogLines(), writers.JSONLines(folder / "metrics.json", start)]
+    if writers.SummaryWriter is not None:
+        outputs.append(writers.TensorBoard(folder, start))
+    else:
+        logger.info("no TensorBoard events: the package tensorboard is not installed")
+    if logs.on_terminal():
+        outputs.append(writers.ProgressBar(start, max_iter))
+    return outputs

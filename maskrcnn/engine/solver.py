@@ -1,0 +1,151 @@
+"""The optimizer, the learning rate as a function of the iteration, and the precision of a training step."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from maskrcnn.env import cpu_features
+
+NORMS = (
+    *(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm, nn.GroupNorm, nn.LayerNorm),
+    *(nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d),
+)
+
+
+def parameter_groups(model: nn.Module, *, weight_decay: float, weight_decay_norm: float) -> list[dict[str, Any]]:
+    """The trainable parameters in two groups: those of norm layers (weight and bias) decay by their own rate.
+
+    A frozen parameter is in neither; a parameter that two modules share is in one group, once.
+    """
+    ordinary, norms, seen = [], [], set()
+    for module in model.modules():
+        for parameter in module.parameters(recurse=False):
+            if parameter.requires_grad and parameter not in seen:
+                seen.add(parameter)
+                (norms if isinstance(module, NORMS) else ordinary).append(parameter)
+    groups = [
+        {"params": ordinary, "weight_decay": weight_decay},
+        {"params": norms, "weight_decay": weight_decay_norm},
+    ]
+    return [group for group in groups if group["params"]]
+
+
+def build_optimizer(model: nn.Module, solver: Mapping[str, Any]) -> torch.optim.SGD:
+    """SGD with momentum (Mask R-CNN §3.1), from the section SOLVER.
+
+    Raises:
+        ValueError: nothing to train.
+    """
+    groups = parameter_groups(
+        model, weight_decay=solver["WEIGHT_DECAY"], weight_decay_norm=solver["WEIGHT_DECAY_NORM"]
+    )
+    if not groups:
+        raise ValueError("every parameter of the model is frozen: there is nothing to train")
+    return torch.optim.SGD(
+        groups, lr=solver["BASE_LR"], momentum=solver["MOMENTUM"], nesterov=solver["NESTEROV"]
+    )
+
+
+def warmup(iteration: int, *, iterations: int, factor: float) -> float:
+    """1 after `iterations`, before that on the straight line from `factor` at iteration 0."""
+    if iteration >= iterations:
+        return 1.0
+    return factor + (1 - factor) * iteration / iterations
+
+
+def multistep(iteration: int, *, steps: Sequence[int], gamma: float) -> float:
+    """`gamma` to the power of the number of steps reached; iteration `steps[0]` is the first with the lower rate."""
+    return gamma ** bisect_right(steps, iteration)
+
+
+def poly(iteration: int, *, max_iter: int, power: float) -> float:
+    """(1 - t)^power, t going from 0 to 1."""
+    return (1 - iteration / max_iter) ** power
+
+
+def cosine(iteration: int, *, max_iter: int) -> float:
+    """Half a cosine wave from 1 down to 0."""
+    return 0.5 * (1 + math.cos(math.pi * iteration / max_iter))
+
+
+def build_schedule(solver: Mapping[str, Any]) -> Callable[[int], float]:
+    """The learning rate of each iteration, counted from 0, from the section SOLVER: the schedule times the warm-up.
+
+    A pure function, so that resuming at an iteration needs nothing but its number.
+
+    Raises:
+        ValueError: values that make no schedule.
+    """
+    max_iter, steps = solver["MAX_ITER"], solver["STEPS"]
+    if solver["LR_SCHEDULE"] == "multistep" and list(steps) != sorted(set(steps)):
+        raise ValueError(f"SOLVER.STEPS is {list(steps)}; expected increasing iterations, each once")
+    if not 0 <= solver["WARMUP_FACTOR"] <= 1:
+        raise ValueError(f"SOLVER.WARMUP_FACTOR is {solver['WARMUP_FACTOR']}; expected 0 to 1")
+    shapes: dict[str, Callable[[int], float]] = {
+        "multistep": lambda i: multistep(i, steps=steps, gamma=solver["GAMMA"]),
+        "poly": lambda i: poly(i, max_iter=max_iter, power=solver["POLY_POWER"]),
+        "cosine": lambda i: cosine(i, max_iter=max_iter),
+    }
+    shape = shapes[solver["LR_SCHEDULE"]]
+
+    def learning_rate(iteration: int) -> float:
+        factor = warmup(iteration, iterations=solver["WARMUP_ITERS"], factor=solver["WARMUP_FACTOR"])
+        return solver["BASE_LR"] * factor * shape(iteration)
+
+    return learning_rate
+
+
+@dataclass(frozen=True)
+class Precision:
+    """The arithmetic of a forward pass: float32, or autocast to a 16-bit type. `why` is for the log."""
+
+    device: str
+    dtype: torch.dtype
+    why: str
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        return nullcontext() if self.dtype == torch.float32 else torch.autocast(self.device, dtype=self.dtype)
+
+    def scaler(self) -> torch.amp.GradScaler:
+        """fp16 gradients underflow without a scale; for the other types this one does nothing."""
+        return torch.amp.GradScaler(self.device, enabled=self.dtype == torch.float16)
+
+    def __str__(self) -> str:
+        return f"{str(self.dtype).removeprefix('torch.')} ({self.why})"
+
+
+def choose_precision(amp: str, device: torch.device) -> Precision:
+    """SOLVER.AMP on a device. "auto" takes bf16 where the hardware computes in it: emulated, it is ten times slower.
+
+    Raises:
+        ValueError: fp16 elsewhere than on a GPU: no CPU gains from it, and bf16 has its speed without a loss scale.
+    """
+    if amp == "fp16" and device.type == "cpu":
+        raise ValueError("SOLVER.AMP is fp16 and the device the CPU, which gains nothing from it; use auto, bf16 or fp32")
+    native, hardware = _bf16_hardware(device)
+    if amp == "auto":
+        return Precision(device.type, torch.bfloat16 if native else torch.float32, f"auto: {hardware}")
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[amp]
+    emulated = amp == "bf16" and not native
+    return Precision(device.type, dtype, f"as asked, but {hardware}: slow" if emulated else "as asked")
+
+
+def _bf16_hardware(device: torch.device) -> tuple[bool, str]:
+    """Whether the device computes in bf16 itself, and by what."""
+    if device.type == "cuda":
+        native = torch.cuda.get_device_capability(device) >= (8, 0) or torch.version.hip is not None
+        name = torch.cuda.get_device_name(device)
+        return native, f"{name} {'has' if native else 'has no'} bf16 arithmetic"
+    if device.type == "cpu":
+        features = cpu_features()
+        found = [name for name in ("amx_bf16", "avx512_bf16") if name in features]
+        return bool(found), f"the CPU has {' and '.join(found)}" if found else "the CPU has neither AMX nor AVX512-BF16"
+    return False, f"no bf16 known on {device.type}"

@@ -1,0 +1,62 @@
+"""Anchor grids over feature levels (Faster R-CNN §3.1; one size per level: FPN §4.1)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from maskrcnn.conventions import Conventions
+
+
+@dataclass(frozen=True)
+class AnchorGrid:
+    """Which anchors stand at each cell.
+
+    Args:
+        sizes: for each level, the square roots of the anchors' areas, in pixels.
+        ratios: height / width.
+    """
+
+    sizes: Sequence[Sequence[float]] = ((32,), (64,), (128,), (256,), (512,))
+    ratios: Sequence[float] = (0.5, 1.0, 2.0)
+
+    @property
+    def per_cell(self) -> int:
+        """Anchors at one cell, the same at every level.
+
+        Raises:
+            ValueError: levels of different counts, which one shared predictor cannot serve.
+        """
+        counts = {len(level) for level in self.sizes}
+        if len(counts) != 1:
+            raise ValueError(f"ANCHORS.SIZES: {self.sizes} has levels with different numbers of sizes")
+        return counts.pop() * len(self.ratios)
+
+    def cell_anchors(self, level: int, conventions: Conventions) -> Tensor:
+        """Boxes (A, 4) around the origin, size outer, ratio inner."""
+        boxes = []
+        for size in self.sizes[level]:
+            for ratio in self.ratios:
+                width = size / math.sqrt(ratio)
+                boxes.append([-width / 2, -width * ratio / 2, width / 2, width * ratio / 2])
+        anchors = torch.tensor(boxes, dtype=torch.float32)
+        return anchors.round() if conventions.round_anchors else anchors
+
+    def grid(
+        self, level: int, size: tuple[int, int], stride: tuple[int, int], conventions: Conventions, device: torch.device
+    ) -> Tensor:
+        """Anchors (H * W * A, 4) of one level, rows first, then columns, then anchors; around cell * stride.
+
+        Args:
+            size: the feature map's (H, W).
+            stride: (y, x) distance of neighbouring cells in pixels.
+        """
+        y = torch.arange(size[0], dtype=torch.float32, device=device) * stride[0]
+        x = torch.arange(size[1], dtype=torch.float32, device=device) * stride[1]
+        y, x = torch.meshgrid(y, x, indexing="ij")
+        centers = torch.stack([x, y, x, y], dim=-1).reshape(-1, 1, 4)
+        return (centers + self.cell_anchors(level, conventions).to(device)).reshape(-1, 4)

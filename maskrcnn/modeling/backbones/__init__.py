@@ -1,0 +1,4 @@
+from maskrcnn.modeling.backbones.fpn import FPN
+from maskrcnn.modeling.backbones.resnet import ResNet
+
+__all__ = ["FPN", "ResNet"]

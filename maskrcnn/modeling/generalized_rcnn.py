@@ -1,0 +1,75 @@
+"""Two-stage detectors: the order in which their parts run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
+
+from torch import Tensor, nn
+
+from maskrcnn.conventions import OURS, Conventions
+from maskrcnn.modeling.model import IMAGENET_MEAN, IMAGENET_STD, Model, targets_of
+from maskrcnn.modeling.roi_heads import RoIHeads
+from maskrcnn.registry import BACKBONES, MODELS, NECKS, PROPOSALS, ROI_HEADS
+from maskrcnn.structures import Detections, ImageBatch, Sample
+
+
+@MODELS.register(BACKBONE=BACKBONES, NECK=NECKS, PROPOSALS=PROPOSALS, ROI_HEADS=ROI_HEADS)
+class GeneralizedRCNN(Model):
+    """Backbone, neck, proposals, RoI heads (Faster R-CNN; Mask R-CNN §3).
+
+    Args:
+        neck: turns the backbone's features into those that the stages read; None leaves them.
+        proposals: first stage, RPN or another of its face.
+    """
+
+    task = "instance"
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        neck: nn.Module | None,
+        proposals: nn.Module,
+        roi_heads: RoIHeads,
+        pixel_mean: Sequence[float] = IMAGENET_MEAN,
+        pixel_std: Sequence[float] = IMAGENET_STD,
+    ) -> None:
+        super().__init__(pixel_mean, pixel_std)
+        self.backbone, self.neck, self.proposals, self.roi_heads = backbone, neck, proposals, roi_heads
+        self.divisibility = max(part.divisibility for part in (backbone, neck) if part is not None)
+
+    @classmethod
+    def from_config(
+        cls,
+        cfg: Mapping[str, Any],
+        num_classes: int,
+        detections_per_image: int,
+        conventions: Conventions = OURS,
+    ) -> Self:
+        backbone = BACKBONES.build(cfg["BACKBONE"])
+        neck = NECKS.build(cfg["NECK"], backbone.specs)
+        specs = backbone.specs if neck is None else neck.specs
+        proposals = PROPOSALS.build(cfg["PROPOSALS"], specs, conventions)
+        roi_heads = ROI_HEADS.build(cfg["ROI_HEADS"], specs, num_classes, detections_per_image, conventions)
+        return cls(backbone, neck, proposals, roi_heads, cfg["PIXEL_MEAN"], cfg["PIXEL_STD"])
+
+    def losses(self, batch: list[Sample]) -> dict[str, Tensor]:
+        targets = targets_of(batch, self.device)
+        images = self.image_batch(batch)
+        features = self.features(images)
+        proposals, losses = self.proposals.losses(features, images, targets)
+        return losses | self.roi_heads.losses(features, proposals, targets)
+
+    def inference(self, batch: list[Sample]) -> list[Detections]:
+        """Detections in the frame of each image's file, masks small and soft."""
+        images = self.image_batch(batch)
+        features = self.features(images)
+        detections = self.roi_heads.inference(features, self.proposals.inference(features, images))
+        return [d.resize(s.original_size) for d, s in zip(detections, batch, strict=True)]
+
+    def image_batch(self, batch: list[Sample]) -> ImageBatch:
+        return ImageBatch.from_samples(batch, self.pixel_mean, self.pixel_std, self.divisibility)
+
+    def features(self, images: ImageBatch) -> dict[str, Tensor]:
+        features = self.backbone(images.tensor)
+        return features if self.neck is None else self.neck(features)

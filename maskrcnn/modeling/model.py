@@ -1,0 +1,82 @@
+"""What every model shares, and how one is built from a config."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from maskrcnn.conventions import conventions
+from maskrcnn.registry import MODELS
+from maskrcnn.structures import Sample
+
+IMAGENET_MEAN, IMAGENET_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+
+
+class Model(nn.Module):
+    """The face of every system: `losses` of a batch in training, `inference` of a batch otherwise.
+
+    Args:
+        pixel_mean, pixel_std: RGB, 0..255.
+
+    `task` names what the model is trained on, by which a data pipeline is picked: "instance", "semantic" or "patch".
+    """
+
+    task: str
+
+    def __init__(self, pixel_mean: Sequence[float], pixel_std: Sequence[float]) -> None:
+        super().__init__()
+        for name, values in (("pixel_mean", pixel_mean), ("pixel_std", pixel_std)):
+            # Not part of the weights: the config says it, and a checkpoint carries its config.
+            self.register_buffer(name, torch.tensor(values).float().view(3, 1, 1), persistent=False)
+
+    @property
+    def device(self) -> torch.device:
+        return self.pixel_mean.device
+
+    def losses(self, batch: list[Any]) -> dict[str, Tensor]:
+        """Scalars; the sum of those whose name starts with loss_ is what training minimises, the others are logged."""
+        raise NotImplementedError
+
+    def inference(self, batch: list[Any]) -> list[Any]:
+        """One result per image, in the frame of its file."""
+        raise NotImplementedError
+
+    def forward(self, batch: list[Any]) -> Any:
+        return self.losses(batch) if self.training else self.inference(batch)
+
+
+def build_model(cfg: Mapping[str, Any]) -> Model:
+    """The model of a whole config, with fresh weights, on the CPU.
+
+    Raises:
+        ValueError: a part refuses its options, or the number of classes is not known yet.
+    """
+    section = cfg["MODEL"]
+    if section["NUM_CLASSES"] < 1:
+        raise ValueError(
+            "MODEL.NUM_CLASSES is 0: training fills it in from the annotation file; to build a model without data, "
+            "give the number"
+        )
+    return MODELS.build(
+        section,
+        section["NUM_CLASSES"],
+        cfg["TEST"]["DETECTIONS_PER_IMAGE"],
+        conventions(section["CONVENTIONS"]),
+    )
+
+
+def targets_of(batch: list[Sample], device: torch.device) -> list[Any]:
+    """The ground truth of each sample, on the device.
+
+    Raises:
+        ValueError: a sample without ground truth.
+    """
+    targets = []
+    for sample in batch:
+        if sample.targets is None:
+            raise ValueError(f"image {sample.image_id} has no targets, which training needs (an empty one is fine)")
+        targets.append(sample.targets.to(device, non_blocking=True))
+    return targets

@@ -1,0 +1,116 @@
+"""Box and mask heads side by side, each with its own pooling (Mask R-CNN Fig. 4 right)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any, Self
+
+from torch import Tensor
+
+from maskrcnn.conventions import OURS, Conventions
+from maskrcnn.modeling.layers import FeatureSpec
+from maskrcnn.modeling.matching import Matcher, Sampler
+from maskrcnn.modeling.poolers import RoIPooler
+from maskrcnn.modeling.roi_heads.box import BoxHead
+from maskrcnn.modeling.roi_heads.mask import MaskHead
+from maskrcnn.modeling.roi_heads.roi_heads import RoIHeads, split_rows
+from maskrcnn.registry import BOX_HEADS, MASK_HEADS, ROI_HEADS, kwargs_of
+from maskrcnn.structures import Candidates, Detections, Instances, Proposals, RoISamples
+
+MASK_POOL_SIZE = 14
+Head = Callable[..., Any]
+
+
+@ROI_HEADS.register(
+    MATCHER=Matcher,
+    SAMPLER=Sampler,
+    BOX_POOLER=RoIPooler,
+    BOX_HEAD=BOX_HEADS,
+    MASK_POOLER=RoIPooler,
+    MASK_HEAD=MASK_HEADS,
+)
+class StandardRoIHeads(RoIHeads):
+    """A box head and, if wanted, a mask head, each on features of its own pooler.
+
+    Args:
+        mask_pooler, mask_head: both, or neither (Faster R-CNN).
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        detections_per_image: int = 100,
+        min_size: float = 0.0,
+        *,
+        box_pooler: RoIPooler,
+        box_head: BoxHead,
+        mask_pooler: RoIPooler | None = None,
+        mask_head: MaskHead | None = None,
+        matcher: Matcher = Matcher(positive=0.5, negative=0.5),
+        sampler: Sampler = Sampler(batch_size_per_image=512, positive_fraction=0.25),
+        score_thresh_test: float = 0.05,
+        nms_thresh_test: float = 0.5,
+    ) -> None:
+        super().__init__(
+            num_classes,
+            detections_per_image,
+            min_size,
+            matcher=matcher,
+            sampler=sampler,
+            score_thresh_test=score_thresh_test,
+            nms_thresh_test=nms_thresh_test,
+        )
+        self.box_pooler, self.box_head = box_pooler, box_head
+        self.mask_pooler, self.mask_head = mask_pooler, mask_head
+
+    @classmethod
+    def from_config(
+        cls,
+        cfg: Mapping[str, Any],
+        specs: Mapping[str, FeatureSpec],
+        num_classes: int,
+        detections_per_image: int,
+        conventions: Conventions = OURS,
+    ) -> Self:
+        box_pooler = RoIPooler(specs, conventions, **kwargs_of(RoIPooler, cfg["BOX_POOLER"]))
+        box_head = BOX_HEADS.build(cfg["BOX_HEAD"], box_pooler.roi, num_classes)
+        parts: dict[str, Any] = {"box_pooler": box_pooler, "box_head": box_head}
+        if cfg["MASK_HEAD"]["NAME"]:
+            mask_pooler = RoIPooler(specs, conventions, **kwargs_of(RoIPooler, cfg["MASK_POOLER"]))
+            mask_head = MASK_HEADS.build(cfg["MASK_HEAD"], mask_pooler.roi, num_classes)
+            parts |= {"mask_pooler": mask_pooler, "mask_head": mask_head}
+        options = {**kwargs_of(cls, cfg), **parts}
+        return cls(num_classes, detections_per_image, conventions.min_detection_size, **options)
+
+    def losses(
+        self, features: dict[str, Tensor], proposals: list[Proposals], targets: list[Instances]
+    ) -> dict[str, Tensor]:
+        samples = self.sample(proposals, targets)
+        losses = self.box_head.losses(self.box_output(features, samples), samples, targets)
+        if self.mask_head is not None:
+            foreground = [s.foreground() for s in samples]
+            losses |= self.mask_head.losses(self.mask_logits(features, foreground), foreground, targets)
+        return losses
+
+    def score(self, features: dict[str, Tensor], proposals: list[Proposals]) -> list[Candidates]:
+        return self.box_head.score(self.box_output(features, proposals), proposals)
+
+    def on_boxes(self, features: dict[str, Tensor], detections: list[Detections]) -> dict[str, Tensor]:
+        if self.mask_head is None:
+            return {}
+        return {"masks": self.mask_head.inference(self.mask_logits(features, detections), detections)}
+
+    def finish(self, outputs: dict[str, Tensor], detections: list[Detections]) -> list[Detections]:
+        if "masks" not in outputs:
+            return detections
+        masks = split_rows(outputs["masks"], detections)
+        return [replace(d, masks=m) for d, m in zip(detections, masks, strict=True)]
+
+    def box_output(
+        self, features: dict[str, Tensor], rows: list[RoISamples] | list[Proposals]
+    ) -> tuple[Tensor, Tensor]:
+        return self.box_head(self.box_pooler(features, [r.boxes for r in rows]))
+
+    def mask_logits(self, features: dict[str, Tensor], rows: list[RoISamples] | list[Detections]) -> Tensor:
+        return self.mask_head(self.mask_pooler(features, [r.boxes for r in rows]))

@@ -1,0 +1,90 @@
+"""Masks as runs of pixels down single columns -> many small grids, or answers at points, in one call.
+
+Packed like the polygons of `ops.polygons`: `runs` int (N, 3), column, top and bottom (the run covers the pixels top to
+bottom - 1), sorted by object, column and top; object g owns `runs[offsets[g] : offsets[g + 1]]`. The work grows with
+the length of the objects' outlines, and no bitmap is ever made.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from maskrcnn.ops.polygons import expand_ranges
+
+
+def cover_cells(runs: Tensor, offsets: Tensor, index: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
+    """The part of each cell of a grid over each box that an object covers, exactly.
+
+    Args:
+        runs, offsets: the objects.
+        index: int64 (R,), the object of each box.
+        boxes: (R, 4), XYXY in the frame of the runs; x2 < x1 mirrors the grid, and likewise y.
+        size: (h, w), the grid's cells.
+
+    Returns:
+        float (R, h, w), 0..1 to rounding (float64 where the device has it); 0 for a box that has no area or is not
+        finite.
+    """
+    # A sum of products of many small pieces: in float32, cells that are half covered would fall on either side of 1/2.
+    boxes = boxes.to(torch.float32 if boxes.device.type == "mps" else torch.float64)
+    height, width = size
+    corner, extent = boxes[:, :2], boxes[:, 2:] - boxes[:, :2]
+    valid = (extent != 0).all(dim=1) & boxes.isfinite().all(dim=1)
+    first = offsets[index]
+    roi, run = expand_ranges(first, (offsets[index + 1] - first) * valid)
+    column, top, bottom = runs[run].to(boxes.dtype).unbind(1)
+    scale = boxes.new_tensor([width, height]) / extent
+    (left, up), (scale_x, scale_y) = corner[roi].unbind(1), scale[roi].unbind(1)
+    across = _steps((column - left) * scale_x, (column + 1 - left) * scale_x, width)
+    down = _steps((top - up) * scale_y, (bottom - up) * scale_y, height)
+
+    cells = boxes.new_zeros(len(boxes) * (height + 2) * (width + 2))
+    for x, weight_x in across:
+        for y, weight_y in down:
+            cells.index_add_(0, (roi * (height + 2) + y) * (width + 2) + x, weight_y * weight_x)
+    grid = cells.view(-1, height + 2, width + 2)[:, :height, :width]
+    return grid.cumsum(dim=1).cumsum(dim=2) * extent.prod(dim=1).sign()[:, None, None]  # mirrored runs end first
+
+
+def sample_runs(runs: Tensor, offsets: Tensor, index: Tensor, points: Tensor, size: tuple[int, int]) -> Tensor:
+    """Bitmaps at points: bilinear between pixel centres, zero beyond the image, as `F.grid_sample` would answer.
+
+    Args:
+        runs, offsets: the objects.
+        index: int64 (R,), the object that row r asks about.
+        points: float32 (R, P, 2), x and y in the frame of the runs.
+        size: (H, W) of that frame.
+
+    Returns:
+        float32 (R, P).
+    """
+    height, width = size
+    # One increasing number per pixel of all objects finds the last run that starts at or before a pixel.
+    owner = torch.repeat_interleave(offsets.diff())
+    column, top, bottom = runs.long().unbind(1)
+    starts = (owner * width + column) * height + top
+    stops = torch.cat([starts + bottom - top, starts.new_zeros(1)])  # the last answers for "no run before"
+    base = (points - 0.5).floor().nan_to_num(-2.0).clamp(-2, max(height, width) + 1)
+    fraction = points - 0.5 - base
+    sampled = torch.zeros(points.shape[:-1], device=points.device)
+    for dx in (0, 1):
+        for dy in (0, 1):
+            x, y = (base + base.new_tensor([dx, dy])).long().unbind(-1)
+            weight = ((1 - dx) + (2 * dx - 1) * fraction[..., 0]) * ((1 - dy) + (2 * dy - 1) * fraction[..., 1])
+            pixel = (index[:, None] * width + x) * height + y
+            inside = pixel < stops[torch.searchsorted(starts, pixel, right=True) - 1]
+            within = (x >= 0) & (x < width) & (y >= 0) & (y < height)
+            sampled += weight.where(inside & within, 0.0)
+    return sampled
+
+
+def _steps(start: Tensor, stop: Tensor, num_cells: int) -> list[tuple[Tensor, Tensor]]:
+    """What intervals cover of cells 0..num_cells - 1, as steps: four (cell, weight) each, whose running sum it is."""
+    steps = []
+    for end, sign in ((start, 1.0), (stop, -1.0)):
+        inside = end.clamp(0, num_cells)
+        cell = inside.floor()
+        rest = inside - cell
+        steps += [(cell.long(), sign * (1 - rest)), (cell.long() + 1, sign * rest)]
+    return steps

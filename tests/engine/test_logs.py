@@ -1,0 +1,45 @@
+import io
+import logging
+import sys
+
+import pytest
+
+from maskrcnn.engine import logs
+from maskrcnn.engine.logs import METRICS_LOGGER, logging_to
+
+
+def test_lines_reach_terminal_and_file_at_once(tmp_path, capsys):
+    with logging_to(tmp_path):
+        logging.getLogger("maskrcnn.engine.run").info("hello %d", 3)
+        assert "INFO maskrcnn.engine.run: hello 3" in (tmp_path / "log.txt").read_text()
+    assert capsys.readouterr().out.endswith("] hello 3\n")
+    logging.getLogger("maskrcnn").info("afterwards")
+    assert "afterwards" not in (tmp_path / "log.txt").read_text()
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("out of luck")])
+def test_what_stopped_the_run_stands_in_the_file(tmp_path, capsys, error):
+    with pytest.raises(type(error)), logging_to(tmp_path):
+        raise error
+    text = (tmp_path / "log.txt").read_text()
+    assert f"stopped by {type(error).__name__}" in text and "Traceback" in text
+    assert "Traceback" not in capsys.readouterr().out
+
+
+def test_a_second_run_appends(tmp_path):
+    for word in ("one", "two"):
+        with logging_to(tmp_path):
+            logging.getLogger("maskrcnn").info(word)
+    text = (tmp_path / "log.txt").read_text()
+    assert "one" in text and "two" in text
+
+
+def test_beside_a_bar_the_metric_lines_go_to_the_file_only(tmp_path, monkeypatch):
+    terminal = io.StringIO()
+    monkeypatch.setattr(logs, "on_terminal", lambda: True)
+    monkeypatch.setattr(sys, "stdout", terminal)
+    with logging_to(tmp_path):
+        logging.getLogger(METRICS_LOGGER).info("iter: 19")
+        logging.getLogger("maskrcnn").info("other")
+    assert "iter: 19" in (tmp_path / "log.txt").read_text()
+    assert "iter: 19" not in terminal.getvalue() and "other" in terminal.getvalue()

@@ -1,0 +1,156 @@
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from tiny_run import CLASSES, make_run, tiny_config
+
+from maskrcnn import Predictor
+from maskrcnn.checkpoint import CheckpointError, save_checkpoint
+from maskrcnn.config import ConfigError, dump
+from maskrcnn.data import DatasetError
+from maskrcnn.modeling import build_model
+from maskrcnn.ops.paste import paste_masks
+from maskrcnn.structures import Sample
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    return make_run(tmp_path_factory.mktemp("predictor"))
+
+
+@pytest.fixture(scope="module")
+def predictor(run: Path) -> Predictor:
+    return Predictor(run, device="cpu")
+
+
+def image(height: int = 50, width: int = 90) -> np.ndarray:
+    return np.random.default_rng(3).integers(0, 255, (height, width, 3), dtype=np.uint8)
+
+
+def assert_same(a, b) -> None:
+    for name in ("boxes", "scores", "labels", "masks"):
+        torch.testing.assert_close(getattr(a, name), getattr(b, name))
+
+
+def test_it_knows_the_classes_and_ids_of_its_training_data(predictor: Predictor) -> None:
+    assert predictor.class_names == tuple(CLASSES.values()) and predictor.category_ids == tuple(CLASSES)
+    assert not predictor.model.training
+
+
+def test_detections_are_in_the_image_s_own_pixels(predictor: Predictor) -> None:
+    found = predictor(image(50, 90))
+    assert found.size == (50, 90) and 0 < len(found) <= 10
+    assert (found.boxes >= 0).all() and (found.boxes <= torch.tensor([90.0, 50, 90, 50])).all()
+    assert found.boxes[:, 2].max() > 64  # not the network's pixels: 64 x 115 was shrunk to 53 x 96
+    assert (found.scores.diff() <= 0).all() and not found.boxes.is_inference()
+    assert paste_masks(found.masks, found.boxes, found.size).shape == (len(found), 50, 90)
+
+
+def test_the_answer_is_the_model_s_for_the_resized_image(predictor: Predictor) -> None:
+    pixels = image(128, 192)  # a half of it is 64 x 96, the test size, and cv2's area average is that of 2 x 2 pixels
+    halves = pixels.reshape(64, 2, 96, 2, 3).astype(float).mean(axis=(1, 3))
+    halves = torch.from_numpy(np.floor(halves + 0.5)).to(torch.uint8).permute(2, 0, 1)
+    with torch.inference_mode():
+        (expected,) = predictor.model.inference([Sample(halves, 0, (128, 192))])
+    assert_same(predictor(pixels), expected)
+
+
+def test_a_path_and_an_array_give_the_same(predictor: Predictor, tmp_path: Path) -> None:
+    pixels = image()
+    path = tmp_path / "image.png"
+    cv2.imwrite(str(path), pixels[:, :, ::-1])
+    expected = predictor(pixels)
+    assert_same(predictor(path), expected)
+    assert_same(predictor(str(path)), expected)
+    assert_same(predictor(cv2.imread(str(path))[:, :, ::-1]), expected)  # the line of cv2's users
+    pixels.flags.writeable = False
+    assert_same(predictor(pixels), expected)
+
+
+def test_the_order_of_the_channels_matters(predictor: Predictor) -> None:
+    a, b = predictor(image()), predictor(image()[:, :, ::-1])
+    assert a.scores.shape != b.scores.shape or not torch.allclose(a.scores, b.scores)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (np.zeros((40, 50), np.uint8), r"\(height, width, 3\) in RGB order, not \(40, 50\)"),
+        (np.zeros((3, 40, 50), np.uint8), r"not \(3, 40, 50\)"),
+        (np.zeros((40, 50, 4), np.uint8), r"not \(40, 50, 4\)"),
+        (np.zeros((0, 50, 3), np.uint8), r"not \(0, 50, 3\)"),
+        (np.zeros((40, 50, 3), np.float32), "uint8, 0 to 255, not float32"),
+        ([[1, 2], [3, 4]], "numpy array, not a list"),
+        (torch.zeros(3, 40, 50), "numpy array, not a Tensor"),
+    ],
+)
+def test_what_is_no_image_is_an_error(predictor: Predictor, wrong, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        predictor(wrong)
+
+
+def test_a_missing_or_broken_file_is_an_error_that_names_it(predictor: Predictor, tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match=r"none\.jpg"):
+        predictor(tmp_path / "none.jpg")
+    (tmp_path / "broken.jpg").write_bytes(b"no image")
+    with pytest.raises(DatasetError, match=r"broken\.jpg"):
+        predictor(tmp_path / "broken.jpg")
+
+
+def test_a_tiny_image(predictor: Predictor) -> None:
+    assert predictor(image(1, 1)).size == (1, 1)
+    assert predictor(image(2, 300)).size == (2, 300)
+
+
+def test_a_config_and_weights_are_as_good_as_a_folder(run: Path, predictor: Predictor, tmp_path: Path) -> None:
+    expected = predictor(image())
+    assert_same(Predictor(run / "config.yaml", weights=run / "model_final.pth")(image()), expected)
+    config = tmp_path / "no_classes.yaml"  # as before training: their number comes with the weights
+    config.write_text(dump(tiny_config(run.parent)))
+    found = Predictor(config, overrides=["MODEL.WEIGHTS", str(run / "model_final.pth")])
+    assert found.cfg.MODEL.NUM_CLASSES == 3
+    assert_same(found(image()), expected)
+
+
+def test_the_newest_checkpoint_is_taken(run: Path, tmp_path: Path) -> None:
+    folder = make_run(tmp_path)
+    content = torch.load(folder / "model_final.pth", weights_only=True)
+    content["model"] = {name: torch.zeros_like(tensor) for name, tensor in content["model"].items()}
+    save_checkpoint(folder / "model_0000009.pth", content)
+    assert any(p.any() for p in Predictor(folder).model.parameters())
+    (folder / "last_checkpoint").write_text("model_0000009.pth")
+    assert not any(p.any() for p in Predictor(folder).model.parameters())
+    (folder / "last_checkpoint").unlink()
+    assert any(p.any() for p in Predictor(folder).model.parameters())
+
+
+def test_overrides_reach_the_model(run: Path) -> None:
+    assert len(Predictor(run, overrides=["TEST.DETECTIONS_PER_IMAGE", "2"])(image())) == 2
+    assert len(Predictor(run, overrides=["MODEL.ROI_HEADS.SCORE_THRESH_TEST=0.99"])(image())) == 0
+
+
+def test_what_is_missing_or_does_not_fit_is_an_error(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="not the folder of a training run: it has no config.yaml"):
+        Predictor(tmp_path)
+    with pytest.raises(ConfigError):
+        Predictor(tmp_path / "none.yaml", weights=run / "model_final.pth")
+    with pytest.raises(CheckpointError, match="names no weights to predict with"):
+        Predictor(run / "config.yaml")
+    with pytest.raises(CheckpointError, match=r"no weights file .*model_last\.pth"):
+        Predictor(run, weights=run / "model_last.pth")
+    with pytest.raises(CheckpointError, match="the weights know 3 classes, but MODEL.NUM_CLASSES is 5"):
+        Predictor(run, overrides=["MODEL.NUM_CLASSES", "5"])
+    with pytest.raises(CheckpointError, match="weights of another architecture"):
+        Predictor(run, overrides=["MODEL.BACKBONE.DEPTH", "34"])
+    with pytest.raises(ValueError, match="no device"):
+        Predictor(run, device="gpu")
+
+
+def test_weights_without_class_names_get_numbers(run: Path, tmp_path: Path) -> None:
+    state = build_model(Predictor(run).cfg).state_dict()
+    torch.save(dict(state), tmp_path / "plain.pth")
+    assert Predictor(run, weights=tmp_path / "plain.pth").class_names == ("class 0", "class 1", "class 2")
+    with pytest.raises(CheckpointError, match="give their number as MODEL.NUM_CLASSES"):
+        Predictor(run, weights=tmp_path / "plain.pth", overrides=["MODEL.NUM_CLASSES", "0"])

@@ -1,0 +1,119 @@
+import pytest
+import torch
+from torch import nn
+
+from maskrcnn.engine import solver
+from maskrcnn.engine.solver import build_optimizer, build_schedule, choose_precision, parameter_groups
+
+SOLVER = {
+    "BASE_LR": 0.02,
+    "LR_SCHEDULE": "multistep",
+    "POLY_POWER": 0.9,
+    "STEPS": (60, 80),
+    "GAMMA": 0.1,
+    "MAX_ITER": 100,
+    "WARMUP_ITERS": 4,
+    "WARMUP_FACTOR": 0.1,
+    "MOMENTUM": 0.9,
+    "NESTEROV": False,
+    "WEIGHT_DECAY": 0.5,
+    "WEIGHT_DECAY_NORM": 0.25,
+}
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, {0: 0.002, 1: 0.0065, 2: 0.011, 3: 0.0155, 4: 0.02, 59: 0.02, 60: 0.002, 79: 0.002, 80: 0.0002, 99: 0.0002}),
+        ({"LR_SCHEDULE": "poly"}, {0: 0.002, 50: 0.02 * 0.535886731, 99: 0.02 * 0.015848932}),
+        ({"LR_SCHEDULE": "cosine"}, {0: 0.002, 25: 0.02 * 0.853553391, 50: 0.01, 75: 0.02 * 0.146446609}),
+        ({"WARMUP_ITERS": 0, "STEPS": ()}, {0: 0.02, 99: 0.02}),
+    ],
+    ids=["multistep", "poly", "cosine", "constant"],
+)
+def test_schedules_by_hand(options, expected):
+    rate = build_schedule({**SOLVER, **options})
+    assert {i: rate(i) for i in expected} == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("steps", [(80, 60), (60, 60)])
+def test_steps_out_of_order(steps):
+    with pytest.raises(ValueError, match=r"SOLVER\.STEPS is \[.*expected increasing"):
+        build_schedule({**SOLVER, "STEPS": steps})
+
+
+def test_a_warmup_factor_above_one():
+    with pytest.raises(ValueError, match=r"SOLVER\.WARMUP_FACTOR is 2"):
+        build_schedule({**SOLVER, "WARMUP_FACTOR": 2})
+
+
+def test_norms_decay_by_their_own_rate_and_frozen_parameters_not_at_all():
+    shared = nn.Linear(2, 2)
+    model = nn.ModuleDict(
+        {
+            "conv": nn.Conv2d(3, 4, 1),
+            "bn": nn.BatchNorm2d(4),
+            "gn": nn.GroupNorm(2, 4),
+            "frozen": nn.Conv2d(4, 4, 1).requires_grad_(False),
+            "a": shared,
+            "b": shared,
+        }
+    )
+    ordinary, norms = parameter_groups(model, weight_decay=0.5, weight_decay_norm=0.25)
+    assert ordinary["weight_decay"] == 0.5 and norms["weight_decay"] == 0.25
+    ids = {id(p): name for name, p in model.named_parameters()}
+    assert sorted(ids[id(p)] for p in norms["params"]) == ["bn.bias", "bn.weight", "gn.bias", "gn.weight"]
+    assert sorted(ids[id(p)] for p in ordinary["params"]) == ["a.bias", "a.weight", "conv.bias", "conv.weight"]
+
+
+def test_two_steps_of_sgd_by_hand():
+    model = nn.Linear(1, 1, bias=False)
+    nn.init.constant_(model.weight, 1.0)
+    optimizer = build_optimizer(model, {**SOLVER, "BASE_LR": 0.1})
+    for _ in range(2):  # gradient 2 throughout
+        optimizer.zero_grad()
+        (2 * model.weight).sum().backward()
+        optimizer.step()
+    # v1 = 2 + 0.5 * 1 = 2.5, w1 = 0.75; v2 = 0.9 * 2.5 + 2 + 0.5 * 0.75 = 4.625, w2 = 0.75 - 0.4625
+    assert model.weight.item() == pytest.approx(0.2875)
+
+
+def test_nothing_to_train():
+    with pytest.raises(ValueError, match="nothing to train"):
+        build_optimizer(nn.Linear(1, 1).requires_grad_(False), SOLVER)
+
+
+@pytest.mark.parametrize(
+    ("features", "amp", "dtype", "why"),
+    [
+        ({"avx2"}, "auto", torch.float32, "the CPU has neither AMX nor AVX512-BF16"),
+        ({"avx2", "avx512_bf16"}, "auto", torch.bfloat16, "the CPU has avx512_bf16"),
+        ({"amx_bf16", "amx_tile"}, "auto", torch.bfloat16, "the CPU has amx_bf16"),
+        ({"amx_bf16"}, "fp32", torch.float32, "as asked"),
+        ({"avx2"}, "bf16", torch.bfloat16, "as asked, but the CPU has neither AMX nor AVX512-BF16: slow"),
+    ],
+)
+def test_precision_on_a_cpu(monkeypatch, features, amp, dtype, why):
+    monkeypatch.setattr(solver, "cpu_features", lambda: features)
+    precision = choose_precision(amp, CPU)
+    assert precision.dtype == dtype
+    assert why in str(precision)
+    with precision.autocast():
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == dtype
+    assert not precision.scaler().is_enabled()
+
+
+def test_fp16_on_a_cpu_is_refused():
+    with pytest.raises(ValueError, match=r"SOLVER\.AMP is fp16 and the device the CPU"):
+        choose_precision("fp16", CPU)
+
+
+@pytest.mark.parametrize(
+    ("capability", "amp", "dtype"),
+    [((7, 5), "auto", torch.float32), ((8, 0), "auto", torch.bfloat16), ((7, 5), "fp16", torch.float16)],
+)
+def test_precision_on_a_gpu(monkeypatch, capability, amp, dtype):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "some GPU")
+    assert choose_precision(amp, torch.device("cuda")).dtype == dtype

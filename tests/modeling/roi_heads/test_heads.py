@@ -1,0 +1,107 @@
+import math
+
+import pytest
+import torch
+
+from maskrcnn.modeling.layers import RoISpec
+from maskrcnn.modeling.roi_heads import FCNMaskHead, TwoFCBoxHead
+from maskrcnn.structures import Detections, Instances, Proposals, RoISamples
+from maskrcnn.structures.masks import BitmapMasks
+
+SIZE = (40, 40)
+
+
+def make_samples(num_classes: int = 3):
+    targets = Instances(
+        torch.tensor([[4.0, 4, 20, 20], [10, 10, 36, 30]]),
+        torch.tensor([2, 0]),
+        SIZE,
+        BitmapMasks.from_bitmaps(torch.stack([rectangle(4, 4, 20, 20), rectangle(10, 10, 36, 20)])),
+    )
+    samples = RoISamples(
+        boxes=torch.tensor([[5.0, 5, 21, 22], [0, 0, 9, 9], [10, 10, 34, 30]]),
+        labels=torch.tensor([2, num_classes, 0]),
+        gt_index=torch.tensor([0, -1, 1]),
+        size=SIZE,
+        num_classes=num_classes,
+    )
+    return [samples], [targets]
+
+
+def rectangle(x1: int, y1: int, x2: int, y2: int) -> torch.Tensor:
+    mask = torch.zeros(SIZE, dtype=torch.bool)
+    mask[y1:y2, x1:x2] = True
+    return mask
+
+
+def test_box_losses_are_the_equations():
+    head = TwoFCBoxHead(RoISpec(4, (7, 7)), 3, fc_dim=8)
+    samples, targets = make_samples()
+    logits, deltas = torch.randn(3, 4), torch.randn(3, 3, 4)
+    losses = head.losses((logits, deltas), samples, targets)
+
+    classification = -sum(math.log(logits[r].softmax(0)[samples[0].labels[r]]) for r in range(3)) / 3
+    regression = 0.0
+    for r in (0, 2):
+        (x1, y1, x2, y2), goal = samples[0].boxes[r].tolist(), targets[0].boxes[samples[0].gt_index[r]].tolist()
+        w, h, gw, gh = x2 - x1, y2 - y1, goal[2] - goal[0], goal[3] - goal[1]
+        t = [10 * (goal[0] + gw / 2 - x1 - w / 2) / w, 10 * (goal[1] + gh / 2 - y1 - h / 2) / h]
+        t += [5 * math.log(gw / w), 5 * math.log(gh / h)]
+        for d, goal_d in zip(deltas[r, samples[0].labels[r]].tolist(), t, strict=True):
+            e = abs(d - goal_d)
+            regression += 0.5 * e * e if e < 1 else e - 0.5
+    assert losses["loss_cls"].item() == pytest.approx(classification, rel=1e-5)
+    assert losses["loss_box"].item() == pytest.approx(regression / 3, rel=1e-5)
+
+
+def test_mask_loss_is_on_the_channel_of_the_class():
+    head = FCNMaskHead(RoISpec(4, (14, 14)), 3, conv_dim=8)
+    samples, targets = make_samples()
+    foreground = [samples[0].foreground()]
+    logits = torch.randn(2, 3, 28, 28)
+    loss = head.losses(logits, foreground, targets)["loss_mask"].item()
+    goals = targets[0].masks.crop(foreground[0].gt_index, foreground[0].boxes, 28).double()
+    assert 0.5 < goals.mean() < 1
+    expected = 0.0
+    for r, label in enumerate([2, 0]):
+        p = logits[r, label].double().sigmoid()
+        expected -= (goals[r] * p.log() + (1 - goals[r]) * (1 - p).log()).mean().item() / 2
+    assert loss == pytest.approx(expected, rel=1e-5)
+
+
+def test_without_rois_losses_are_zero_and_reach_every_parameter():
+    box, mask = TwoFCBoxHead(RoISpec(4, (7, 7)), 3, fc_dim=8), FCNMaskHead(RoISpec(4, (14, 14)), 3, conv_dim=8)
+    nothing = Instances(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), SIZE, BitmapMasks.from_rle([]))
+    empty = torch.zeros(0, dtype=torch.int64)
+    samples = [RoISamples(torch.zeros(0, 4), empty, empty, SIZE, 3)]
+    losses = box.losses(box(torch.zeros(0, 4, 7, 7)), samples, [nothing])
+    losses |= mask.losses(mask(torch.zeros(0, 4, 14, 14)), samples, [nothing])
+    sum(losses.values()).backward()
+    assert all(value == 0 for value in losses.values())
+    assert all(p.grad is not None and (p.grad == 0).all() for m in (box, mask) for p in m.parameters())
+
+
+def test_scores_are_probabilities_without_the_background_and_boxes_stay_inside():
+    head = TwoFCBoxHead(RoISpec(4, (7, 7)), 3, fc_dim=8)
+    proposals = [Proposals(torch.tensor([[0.0, 0, 30, 30], [5, 5, 39, 39]]), torch.ones(2), SIZE)]
+    logits = torch.tensor([[0.0, 1, 2, 3], [9, 0, 0, 0]])
+    (candidates,) = head.score((logits, torch.full((2, 3, 4), 9.0)), proposals)
+    torch.testing.assert_close(candidates.scores, logits.softmax(1)[:, :3])
+    assert candidates.boxes.shape == (2, 3, 4) and candidates.boxes.min() >= 0 and candidates.boxes.max() <= 40
+
+
+def test_mask_inference_takes_the_predicted_class():
+    head = FCNMaskHead(RoISpec(4, (14, 14)), 3, conv_dim=8)
+    logits = torch.randn(2, 3, 28, 28)
+    detections = [Detections(torch.zeros(2, 4), torch.ones(2), torch.tensor([1, 2]), SIZE)]
+    torch.testing.assert_close(head.inference(logits, detections), torch.stack([logits[0, 1], logits[1, 2]]).sigmoid())
+
+
+def test_heads_on_all_levels():
+    assert TwoFCBoxHead(RoISpec(4, (7, 7), levels=3), 3, fc_dim=8)(torch.randn(3, 5, 4, 7, 7))[0].shape == (5, 4)
+    assert FCNMaskHead(RoISpec(4, (14, 14), levels=3), 3, conv_dim=8)(torch.randn(3, 5, 4, 14, 14)).shape == (
+        5,
+        3,
+        28,
+        28,
+    )

@@ -1,0 +1,106 @@
+import pytest
+import torch
+
+from maskrcnn.modeling import build_model
+from maskrcnn.modeling.anchors import AnchorGrid
+from maskrcnn.modeling.backbones import FPN, ResNet
+from maskrcnn.modeling.generalized_rcnn import GeneralizedRCNN
+from maskrcnn.modeling.poolers import RoIPooler
+from maskrcnn.modeling.roi_heads import FCNMaskHead, StandardRoIHeads, TwoFCBoxHead
+from maskrcnn.modeling.rpn import RPN
+from maskrcnn.structures import Instances, Sample
+from maskrcnn.structures.masks import BitmapMasks
+
+
+@pytest.fixture
+def model() -> GeneralizedRCNN:
+    """Built by hand, as in a notebook: no config."""
+    torch.manual_seed(0)
+    backbone = ResNet(depth=18, norm="GN", freeze_at=0)
+    neck = FPN(backbone.specs, channels=16)
+    box_pooler, mask_pooler = RoIPooler(neck.specs), RoIPooler(neck.specs, size=14)
+    heads = StandardRoIHeads(
+        3,
+        box_pooler=box_pooler,
+        box_head=TwoFCBoxHead(box_pooler.roi, 3, fc_dim=32),
+        mask_pooler=mask_pooler,
+        mask_head=FCNMaskHead(mask_pooler.roi, 3, num_convs=1, conv_dim=16),
+        score_thresh_test=0.0,
+    )
+    rpn = RPN(neck.specs, anchors=AnchorGrid(sizes=((8,), (16,), (32,), (64,), (128,))))
+    return GeneralizedRCNN(backbone, neck, rpn, heads)
+
+
+def make_sample(height: int, width: int, objects: int, original=None) -> Sample:
+    corner = torch.rand(objects, 2) * torch.tensor([width / 2, height / 2])
+    boxes = torch.cat([corner, corner + torch.tensor([width / 3, height / 3])], dim=1)
+    masks = torch.zeros(objects, height, width, dtype=torch.bool)
+    for mask, (x1, y1, x2, y2) in zip(masks, boxes.int().tolist(), strict=True):
+        mask[y1:y2, x1:x2] = True
+    targets = Instances(boxes, torch.randint(0, 3, (objects,)), (height, width), BitmapMasks.from_bitmaps(masks))
+    image = torch.randint(0, 256, (3, height, width), dtype=torch.uint8)
+    return Sample(image, image_id=height, original_size=original or (height, width), targets=targets)
+
+
+@pytest.mark.parametrize("objects", [(2, 3), (0, 3), (0, 0)], ids=["all", "one without", "none"])
+def test_every_parameter_gets_a_finite_gradient(model, objects):
+    batch = [make_sample(64, 90, objects[0]), make_sample(50, 40, objects[1])]
+    losses = model(batch)
+    assert set(losses) == {"loss_rpn_cls", "loss_rpn_box", "loss_cls", "loss_box", "loss_mask"}
+    assert all(loss.shape == () and loss.isfinite() for loss in losses.values())
+    sum(losses.values()).backward()
+    missing = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
+    assert not missing
+
+
+def test_a_few_steps_lower_the_loss(model):
+    torch.manual_seed(0)
+    batch = [make_sample(64, 64, 2)]
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.02, momentum=0.9)
+    totals = []
+    for _ in range(12):
+        total = sum(model(batch).values())
+        optimizer.zero_grad()
+        total.backward()
+        optimizer.step()
+        totals.append(total.item())
+    assert sum(totals[-3:]) < 0.7 * sum(totals[:3])
+
+
+@pytest.mark.parametrize("size", [(33, 64), (1, 1), (17, 300)])
+def test_detections_are_in_the_frame_of_the_file(model, size):
+    model.eval()
+    with torch.inference_mode():
+        (detections,) = model([make_sample(*size, 0, original=(2 * size[0], 3 * size[1]))])
+    assert detections.size == (2 * size[0], 3 * size[1])
+    assert detections.masks.shape == (len(detections), 28, 28) and len(detections) <= 100
+    limit = torch.tensor([3.0 * size[1], 2.0 * size[0]]).repeat(2)
+    assert (detections.boxes >= 0).all() and (detections.boxes <= limit).all()
+    assert ((detections.masks >= 0) & (detections.masks <= 1)).all()
+
+
+def test_the_batch_changes_an_images_answer_by_rounding_only(model):
+    model.eval()
+    small, large = make_sample(64, 64, 0), make_sample(64, 64, 0)
+    with torch.inference_mode():
+        together, (alone,) = model([small, large]), model([large])
+    torch.testing.assert_close(together[1].boxes, alone.boxes, rtol=1e-3, atol=1e-2)
+
+
+def test_a_batch_without_proposals(model):
+    model.eval()
+    torch.nn.init.constant_(model.proposals.objectness.bias, float("nan"))
+    with torch.inference_mode():
+        (detections,) = model([make_sample(64, 64, 0)])
+    assert len(detections) == 0 and detections.masks.shape == (0, 28, 28)
+
+
+def test_targets_are_needed_in_training(model):
+    sample = Sample(torch.zeros(3, 32, 32, dtype=torch.uint8), image_id=7, original_size=(32, 32))
+    with pytest.raises(ValueError, match="image 7 has no targets"):
+        model([sample])
+
+
+def test_the_class_count_must_be_known():
+    with pytest.raises(ValueError, match="NUM_CLASSES is 0"):
+        build_model({"MODEL": {"NUM_CLASSES": 0}})

@@ -1,0 +1,106 @@
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torchvision.ops import box_iou, nms
+
+from maskrcnn.modeling.anchors import AnchorGrid
+from maskrcnn.modeling.layers import FeatureSpec
+from maskrcnn.modeling.matching import Sampler
+from maskrcnn.modeling.rpn import RPN
+from maskrcnn.structures import ImageBatch, Instances
+
+SPECS = {"p2": FeatureSpec(8, 4), "p3": FeatureSpec(8, 8)}
+SIZE = (32, 48)
+
+
+def make_rpn(**options) -> RPN:
+    torch.manual_seed(0)
+    return RPN(SPECS, in_features=("p2", "p3"), anchors=AnchorGrid(sizes=((8,), (16,))), **options)
+
+
+def make_inputs(images: int = 2):
+    features = {n: torch.randn(images, 8, SIZE[0] // s.stride, SIZE[1] // s.stride) for n, s in SPECS.items()}
+    return features, ImageBatch(torch.zeros(images, 3, *SIZE), [SIZE] * images)
+
+
+def objects(*boxes) -> Instances:
+    return Instances(torch.tensor(boxes).float().reshape(-1, 4), torch.zeros(len(boxes), dtype=torch.int64), SIZE)
+
+
+def test_the_loss_is_the_mean_over_all_sampled_anchors():
+    """With a sampler that takes every anchor, against the sums of Faster R-CNN Eq. 1 written out anchor by anchor."""
+    rpn = make_rpn(sampler=Sampler(batch_size_per_image=10**6, positive_fraction=1.0))
+    features, images = make_inputs(1)
+    target = objects([3, 3, 12, 12], [20, 8, 40, 28])
+    _, losses = rpn.losses(features, images, [target])
+
+    logits, deltas = (torch.cat(x, dim=1)[0] for x in rpn(features))
+    anchors = torch.cat(rpn.anchors_of(features, images))
+    iou = box_iou(target.boxes, anchors)
+    classification, regression, count = 0.0, 0.0, 0
+    for a in range(len(anchors)):
+        best = iou[:, a].max()
+        is_best = any(iou[g, a] == iou[g].max() for g in range(2))
+        if best >= 0.7 or is_best:
+            goal = target.boxes[iou[:, a].argmax()]
+            (w, h), (gw, gh) = (anchors[a, 2:] - anchors[a, :2]).tolist(), (goal[2:] - goal[:2]).tolist()
+            shift = ((goal[:2] + goal[2:]) / 2 - (anchors[a, :2] + anchors[a, 2:]) / 2).tolist()
+            t = [shift[0] / w, shift[1] / h, math.log(gw / w), math.log(gh / h)]
+            for d in (deltas[a] - torch.tensor(t)).abs().tolist():
+                regression += 0.5 * d * d * 9 if d < 1 / 9 else d - 0.5 / 9
+            classification += F.softplus(-logits[a]).item()
+            count += 1
+        elif best < 0.3:
+            classification += F.softplus(logits[a]).item()
+            count += 1
+    assert losses["loss_rpn_cls"].item() == pytest.approx(classification / count, rel=1e-4)
+    assert losses["loss_rpn_box"].item() == pytest.approx(regression / count, rel=1e-4)
+
+
+def test_proposals_equal_a_plain_loop():
+    rpn = make_rpn(pre_nms_topk_test=20, post_nms_topk_test=15)
+    for layer in (rpn.objectness, rpn.deltas):
+        torch.nn.init.normal_(layer.weight, std=0.3)
+    features, images = make_inputs(1)
+    got = rpn.inference(features, images)[0]
+
+    boxes, scores = [], []
+    for logits, deltas, anchors in zip(*rpn(features), rpn.anchors_of(features, images), strict=True):
+        order = logits[0].argsort(descending=True)[:20]
+        decoded = rpn.coder.decode(deltas[0, order], anchors[order])
+        decoded[:, 0::2] = decoded[:, 0::2].clamp(0, SIZE[1])
+        decoded[:, 1::2] = decoded[:, 1::2].clamp(0, SIZE[0])
+        level_scores = logits[0, order].sigmoid()
+        keep = ((decoded[:, 2:] - decoded[:, :2]) > 0).all(1)
+        decoded, level_scores = decoded[keep], level_scores[keep]
+        keep = nms(decoded, level_scores, 0.7)
+        boxes.append(decoded[keep])
+        scores.append(level_scores[keep])
+    best = torch.cat(scores).argsort(descending=True)[:15]
+    torch.testing.assert_close(got.scores, torch.cat(scores)[best])
+    torch.testing.assert_close(got.boxes, torch.cat(boxes)[best])
+    assert len(got) == 15 and not got.boxes.requires_grad
+
+
+def test_images_without_objects_reach_every_parameter():
+    rpn = make_rpn()
+    features, images = make_inputs()
+    _, losses = rpn.losses(features, images, [objects(), objects()])
+    sum(losses.values()).backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in rpn.parameters())
+    assert losses["loss_rpn_box"] == 0
+
+
+def test_attached_proposals_carry_a_gradient():
+    rpn = make_rpn(detach=False)
+    features, images = make_inputs()
+    proposals, _ = rpn.losses(features, images, [objects(), objects()])
+    proposals[0].boxes.sum().backward()
+    assert rpn.deltas.weight.grad.abs().sum() > 0
+
+
+def test_sizes_and_levels_must_agree():
+    with pytest.raises(ValueError, match="5 levels in ANCHORS.SIZES, 2 in IN_FEATURES"):
+        RPN(SPECS, in_features=("p2", "p3"))

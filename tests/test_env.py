@@ -1,0 +1,36 @@
+import pytest
+import torch
+
+from maskrcnn import env
+
+
+def test_auto_is_the_gpu_where_there_is_one(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert env.pick_device("auto") == torch.device("cpu")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert env.pick_device("auto") == torch.device("cuda")
+
+
+@pytest.mark.parametrize("name", ["gpu", "", "cuda:x"])
+def test_no_such_device(name):
+    with pytest.raises(ValueError, match=r"MODEL\.DEVICE is .*use auto, cpu, cuda or cuda:N"):
+        env.pick_device(name)
+
+
+def test_a_device_that_this_machine_lacks(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert env.pick_device("cuda").type == "cuda"
+    with pytest.raises(ValueError, match="sees 1 CUDA devices"):
+        env.pick_device("cuda:1")
+
+
+def test_the_summary_holds_what_a_bug_report_needs():
+    text = env.summary()
+    for part in (torch.__version__, "python:", "numpy:", "operators:", "instruction sets:", "memory:"):
+        assert part in text
+
+
+def test_the_peak_of_memory_is_more_than_a_tensor():
+    kept = torch.ones(8 << 20)  # 32 MiB, written to
+    peak = env.peak_memory(torch.device("cpu"))
+    assert peak is None or peak > 4 * kept.numel()
