@@ -2,8 +2,8 @@
 
     python benchmarks/shapes_difficulty.py --root datasets
 
-1. Mask AP of the ground truth itself after a 28x28 mask head's bottleneck: each exact mask averaged over the 28x28 cells
-   of its box, pasted back bilinearly, cut at 0.5. Exact masks score 100; what is missing is out of any such head's reach.
+1. Mask AP of the ground truth itself after the bottleneck of a 28x28 mask head: each exact mask averaged over the 28x28
+   cells of its box, pasted back bilinearly, cut at 0.5. Exact masks score 100; what is missing no such head can reach.
 2. The share of objects (without crowds) whose box, that of the visible part, has an IoU above 0.1 with the box of
    another object of their category in the image.
 """
@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
-import os
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -115,7 +114,7 @@ def read(path: Path) -> COCO:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--root", type=Path, default=Path(os.environ.get("MASKRCNN_DATASETS", "datasets")))
+    parser.add_argument("--root", type=Path, default=Path("datasets"))
     parser.add_argument("--split", choices=["train", "val"], default="val")
     args = parser.parse_args()
     coco = read(generate(args.root) / "annotations" / f"instances_{args.split}.json")

@@ -127,8 +127,8 @@ Tensor kept_indices(const Tensor& boxes_tensor, const Tensor& scores_tensor, con
 Tensor nms(const Tensor& boxes, const Tensor& scores, const Tensor& groups, double iou_threshold) {
   check(boxes.dim() == 2 && boxes.size(1) == 4, "boxes: expected shape (N, 4), got ", boxes.dim(), " dimensions");
   check(scores.dim() == 1 && scores.size(0) == boxes.size(0), "scores: expected shape (N,) with one score per box");
-  check(groups.scalar_type() == ScalarType::Long, "groups: dtype ",
-        torch::headeronly::toString(groups.scalar_type()), "; expected int64");
+  check(groups.scalar_type() == ScalarType::Long, "groups: dtype ", torch::headeronly::toString(groups.scalar_type()),
+        "; expected int64");
   check(groups.numel() == 0 || (groups.dim() == 1 && groups.size(0) == boxes.size(0)),
         "groups: expected shape (N,) with one group per box, or nothing");
   check(scores.is_cpu() && groups.is_cpu(), "scores, groups: expected tensors on the CPU, like the boxes");

@@ -214,8 +214,8 @@ class Reader {
 
 void check_rois(const Tensor& rois, ScalarType expected) {
   check(rois.dim() == 2 && rois.size(1) == 5, "rois: expected shape (R, 5), got ", rois.dim(), " dimensions");
-  check(rois.scalar_type() == expected, "rois: dtype ", torch::headeronly::toString(rois.scalar_type()),
-        "; expected ", torch::headeronly::toString(expected), " for these features");
+  check(rois.scalar_type() == expected, "rois: dtype ", torch::headeronly::toString(rois.scalar_type()), "; expected ",
+        torch::headeronly::toString(expected), " for these features");
   check(rois.is_cpu(), "rois: expected a tensor on the CPU, like the features");
 }
 
@@ -311,8 +311,10 @@ Tensor backward(const Tensor& grad_tensor, const Tensor& rois_tensor, double sca
   if (count * s.channels * pixels > 0) {
     // A task owns an image's block of channels and takes the boxes in order: no two tasks write one element, and the
     // order of each sum does not depend on the blocks, so not on the number of threads.
-    const int64_t wanted = static_cast<int64_t>(torch::stable::get_num_threads());
-    const int64_t block = std::max<int64_t>(16, s.images * s.channels / wanted / 16 * 16);
+    // As few blocks as keep every thread busy: a box's geometry is worked out for each.
+    const int64_t wanted = std::max<int64_t>(1, torch::stable::get_num_threads());
+    const int64_t share = (s.images * s.channels + wanted - 1) / wanted;
+    const int64_t block = std::min((share + 15) / 16 * 16, s.channels);
     const int64_t blocks = (s.channels + block - 1) / block;
     torch::stable::parallel_for(0, s.images * blocks, 1, [&](int64_t begin, int64_t end) {
       Reader<Acc> reader(s, scale, sampling_ratio, aligned);
@@ -388,9 +390,9 @@ Tensor roi_align(const Tensor& input, const Tensor& rois, double scale, int64_t 
     case ScalarType::BFloat16:
       return forward<BFloat16>(input, rois, scale, s, sampling_ratio, aligned);
     case ScalarType::Half:
-      return torch::stable::to(forward<float>(torch::stable::to(input, ScalarType::Float), rois, scale, s,
-                                              sampling_ratio, aligned),
-                               ScalarType::Half);
+      return torch::stable::to(
+          forward<float>(torch::stable::to(input, ScalarType::Float), rois, scale, s, sampling_ratio, aligned),
+          ScalarType::Half);
     default:
       check_float(input, "features");
       return forward<float>(input, rois, scale, s, sampling_ratio, aligned);

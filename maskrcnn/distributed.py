@@ -42,7 +42,9 @@ def all_gather_object(value: T) -> list[T]:
     if world_size() == 1:
         return [value]
     if not _initialised():
-        raise RuntimeError(f"WORLD_SIZE is {world_size()}, but torch.distributed is not initialised: nothing to gather with")
+        raise RuntimeError(
+            f"WORLD_SIZE is {world_size()}, but torch.distributed is not initialised: nothing to gather with"
+        )
     gathered: list[T] = [value] * world_size()
     dist.all_gather_object(gathered, value)
     return gathered

@@ -101,7 +101,13 @@ def draw_instances(
     boxes = _array(boxes).astype(np.float64).reshape(-1, 4) * scale
     labels = _array(labels).astype(np.int64).reshape(-1)
     count = len(boxes)
-    for name, values in {"labels": labels, "scores": scores, "masks": masks, "keypoints": keypoints, "crowd": crowd}.items():
+    for name, values in {
+        "labels": labels,
+        "scores": scores,
+        "masks": masks,
+        "keypoints": keypoints,
+        "crowd": crowd,
+    }.items():
         if values is not None and len(values) != count:
             raise ValueError(f"there are {count} boxes, but {len(values)} {name}")
     if color_by not in ("class", "instance"):
@@ -114,7 +120,8 @@ def draw_instances(
     width = line_width or max(1, round(min(canvas.shape[:2]) / 350))
     colours = [colour_of(int(n)) for n in (labels if color_by == "class" else range(count))]
     crowds = np.zeros(count, bool) if crowd is None else _array(crowd).astype(bool)
-    large_first = np.argsort(-_areas(boxes), kind="stable")  # so that small objects end up on top
+    areas = np.nan_to_num(_areas(boxes))
+    large_first = np.argsort(-areas, kind="stable")  # so that small objects end up on top
     if masks is not None:
         cutouts = _cutouts(masks, boxes, image.shape[:2], scale)
         for i in large_first:
@@ -126,7 +133,8 @@ def draw_instances(
     if keypoints is not None:
         points = _array(keypoints).astype(np.float64) * (scale, scale, 1.0)
         for i in large_first:
-            _draw_keypoints(canvas, points[i], keypoint_threshold, max(2, width + 1))
+            thin = int(np.clip(math.sqrt(areas[i]) / 40, 1, width + 1))  # a small figure would vanish under its joints
+            _draw_keypoints(canvas, points[i], keypoint_threshold, thin)
     if show_labels:
         texts = _texts(labels, None if scores is None else _array(scores), crowds, class_names)
         _draw_tags(canvas, boxes, texts, colours)

@@ -26,9 +26,9 @@ def gather_in_process(number, store, results):
     dist.destroy_process_group()
 
 
+@pytest.mark.skipif("fork" not in mp.get_all_start_methods(), reason="processes cannot be forked here")
 def test_gather_between_two_processes(tmp_path):
-    context = mp.get_context("spawn")
-    results = context.SimpleQueue()
-    mp.spawn(gather_in_process, (tmp_path / "store", results), nprocs=2)
+    results = mp.get_context("fork").SimpleQueue()  # spawned ones would import torch anew, for seconds
+    mp.start_processes(gather_in_process, (tmp_path / "store", results), nprocs=2, start_method="fork")
     expected = ["from 0", "from 1"]
     assert sorted(results.get() for _ in range(2)) == [(0, 2, True, expected), (1, 2, False, expected)]

@@ -11,14 +11,10 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import safetensors
+import safetensors.torch
 import torch
 from torch import Tensor
-
-try:
-    import safetensors
-    import safetensors.torch
-except ImportError:  # an extra: only .safetensors files need it
-    safetensors = None  # type: ignore[assignment]
 
 JSON_KEYS = ("class_names", "category_ids")  # in a .safetensors file's metadata, whose values are strings
 PLAIN = (bool, int, float, str, type(None))
@@ -116,8 +112,6 @@ def _read_torch(path: Path) -> Any:
 
 
 def _read_safetensors(path: Path) -> dict[str, Any]:
-    if safetensors is None:
-        raise CheckpointError(f"{path}: reading it needs the package safetensors (pip install safetensors)")
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}

@@ -20,7 +20,7 @@ def read_weights(spec: str) -> Weights:
     """Read one entry of MODEL.WEIGHTS: a file, or weights by name (`torchvision://ResNet50_Weights.IMAGENET1K_V1`).
 
     Raises:
-        CheckpointError: the file is missing, damaged or unsafe, or has no tensors; the name is unknown or not to be had.
+        CheckpointError: a file that is missing, damaged, unsafe or without tensors; a name unknown or not to be had.
     """
     try:
         if spec.startswith(torchvision.SCHEME):
@@ -76,9 +76,13 @@ class Fit:
     def report(self) -> str:
         lines = [f"{len(self.tensors)} tensors loaded"]
         if self.missing:
-            lines.append(f"{len(self.missing)} not in the weights, which keep their fresh values: {_groups(self.missing)}")
+            lines.append(
+                f"{len(self.missing)} not in the weights, which keep their fresh values: {_groups(self.missing)}"
+            )
         if self.unexpected:
-            lines.append(f"{len(self.unexpected)} in the weights without a place in the model: {_groups(self.unexpected)}")
+            lines.append(
+                f"{len(self.unexpected)} in the weights without a place in the model: {_groups(self.unexpected)}"
+            )
         return "; ".join(lines)
 
 

@@ -18,8 +18,8 @@ from maskrcnn.evaluation.coco import detections_to_coco, write_json
 from maskrcnn.structures import Detections
 from maskrcnn.visualization import draw_detections, save_picture
 
-IMAGE_SUFFIXES = frozenset(".jpg .jpeg .jpe .png .bmp .tif .tiff .webp .gif .ppm .pgm".split())
-PICTURE_SUFFIXES = frozenset(".jpg .jpeg .png .bmp .tif .tiff .webp".split())  # others are drawn as .png
+PICTURE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"))  # others are drawn as .png
+IMAGE_SUFFIXES = PICTURE_SUFFIXES | {".jpe", ".gif", ".ppm", ".pgm"}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -155,5 +155,3 @@ def annotations_of(
         area = float(coco_mask.area(rle)) if rle else annotation["bbox"][2] * annotation["bbox"][3]
         annotation |= {"id": first_id + i, "area": area, "iscrowd": 0}
     return annotations
-
-

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -12,6 +13,7 @@ from yacs.config import CfgNode
 
 from maskrcnn.config import load_config
 from maskrcnn.data.datasets import dataset
+from maskrcnn.data.loader import Mapper
 from maskrcnn.data.mappers import InstanceMapper
 from maskrcnn.data.records import Dataset, ImageRecord, concatenate
 from maskrcnn.data.transforms import to_hwc
@@ -31,8 +33,12 @@ def parser() -> argparse.ArgumentParser:
         description="Draw images with their annotations after every transform: what the model sees.",
         epilog="example: maskrcnn show_data --config demo/shapes INPUT.RANDOM_FLIP none",
     )
-    p.add_argument("--config", "--config-file", required=True, metavar="FILE", help="a file, or a shipped config's name")
-    p.add_argument("--split", choices=("train", "test"), default="train", help="DATASETS.TRAIN or DATASETS.TEST (train)")
+    p.add_argument(
+        "--config", "--config-file", required=True, metavar="FILE", help="a file, or a shipped config's name"
+    )
+    p.add_argument(
+        "--split", choices=("train", "test"), default="train", help="DATASETS.TRAIN or DATASETS.TEST (train)"
+    )
     p.add_argument("--count", type=int, default=16, metavar="N", help="images, the same in every run (16)")
     p.add_argument(
         "--output",
@@ -67,20 +73,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def mapper_of(cfg: CfgNode, split: str) -> InstanceMapper:
+def mapper_of(cfg: CfgNode, split: str) -> Mapper:
     """The mapper of training; or one with the transforms of testing that also keeps the ground truth."""
-    train_mapper, test_mapper = build_mappers(cfg, MODELS.get(cfg.MODEL.NAME).task)
-    return train_mapper if split == "train" else InstanceMapper(test_mapper.transforms, training=True)
+    model: Any = MODELS.get(cfg.MODEL.NAME)
+    train_mapper, test_mapper = build_mappers(cfg, model.task)
+    if split == "train":
+        return train_mapper
+    assert isinstance(test_mapper, InstanceMapper)
+    return InstanceMapper(test_mapper.transforms, training=True)
 
 
-def samples_of(data: Dataset, mapper: InstanceMapper, indices: Sequence[int]) -> Iterator[tuple[ImageRecord, Sample]]:
+def samples_of(data: Dataset, mapper: Mapper, indices: Iterable[int]) -> Iterator[tuple[ImageRecord, Sample]]:
     """Records and samples; an image's random transforms depend on its place in the data set alone."""
     for i in indices:
         record = data[i]
         yield record, mapper(record, np.random.default_rng([SEED, i]))
 
 
-def data_sheet(data: Dataset, mapper: InstanceMapper, indices: Sequence[int], *, heading: str = "") -> np.ndarray:
+def data_sheet(data: Dataset, mapper: Mapper, indices: Iterable[int], *, heading: str = "") -> np.ndarray:
     """Samples on one sheet, each with its file, its size for the network and its number of objects."""
     pictures, titles = [], []
     for record, sample in samples_of(data, mapper, indices):

@@ -5,9 +5,6 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-import maskrcnn.data
-import maskrcnn.evaluation
-import maskrcnn.modeling  # noqa: F401  these three register the built-in parts, which the config names
 from maskrcnn.config import format_config, trace_config
 from maskrcnn.engine import run
 from maskrcnn.engine.checks import RunError
@@ -19,7 +16,9 @@ def parser() -> argparse.ArgumentParser:
         description="Train a model from a config; its results go to OUTPUT_DIR.",
         epilog="example: maskrcnn train --config mask_rcnn/mask_rcnn_r50_fpn_1x_coco SOLVER.IMS_PER_BATCH 4",
     )
-    p.add_argument("--config", "--config-file", required=True, metavar="FILE", help="a file, or a shipped config's name")
+    p.add_argument(
+        "--config", "--config-file", required=True, metavar="FILE", help="a file, or a shipped config's name"
+    )
     p.add_argument("--resume", action="store_true", help="go on from the newest checkpoint in OUTPUT_DIR")
     p.add_argument(
         "--eval-only",

@@ -49,7 +49,7 @@ def type_of(default: Any) -> Any:
     elements = {type_of(element) for element in default}
     if elements == {int, float}:
         elements = {float}
-    return tuple[elements.pop() if len(elements) == 1 else Any, ...]
+    return types.GenericAlias(tuple, (elements.pop() if len(elements) == 1 else Any, Ellipsis))
 
 
 def convert(value: Any, expected: Any) -> Any:

@@ -153,18 +153,27 @@ def _data_loader(samples: _Samples, batches: Iterable[list[tuple[int, int]]], nu
 
 
 def _start_worker(_: int) -> None:
-    """One thread each: the workers are as many as there are cores to spare."""
-    cv2.setNumThreads(1)
-    torch.set_num_threads(1)
+    cv2.setNumThreads(1)  # torch's loader does the same for torch
 
 
 def _unpacked(loader: DataLoader) -> Iterator[list[Sample]]:
-    for batch in loader:
+    for batch in _start_workers(loader):
         samples = batch.unpack() if isinstance(batch, PackedBatch) else batch
         for sample in samples:
             if isinstance(sample, DatasetError):
                 raise sample
         yield samples
+
+
+def _start_workers(loader: DataLoader) -> Iterator[Any]:
+    """iter(loader), its workers forked while OpenCV has no threads here: a copy of its pool, without the threads of
+    it, would wait for them for ever in the worker."""
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        return iter(loader)
+    finally:
+        cv2.setNumThreads(threads)
 
 
 class PackedBatch:

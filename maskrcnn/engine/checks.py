@@ -159,7 +159,7 @@ def _has_part(cfg: CfgNode, key: str) -> bool:
 
 
 def learning_rate_hint(solver: Mapping[str, Any]) -> str | None:
-    """What the linear scaling rule says about another batch size than the paper's; None when there is nothing to say."""
+    """What the linear rule says about another batch size than the paper's; None when there is nothing to say."""
     batch, rate = solver["IMS_PER_BATCH"], solver["BASE_LR"]
     suggested = REFERENCE_LR * batch / REFERENCE_BATCH
     if batch == REFERENCE_BATCH or abs(rate - suggested) < 1e-3 * suggested:
@@ -192,5 +192,3 @@ def describe_parameters(model: torch.nn.Module) -> str:
     total = sum(p.numel() for p in model.parameters())
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     return f"{total / 1e6:.1f} M parameters, {trained / 1e6:.1f} M of them trained"
-
-

@@ -1,4 +1,4 @@
-"""What happens beside the training steps: guarding, saving, logging. A hook has one job and sees only what it is given."""
+"""What happens beside the training steps: guarding, saving, logging. A hook has one job and sees what it is given."""
 
 from __future__ import annotations
 

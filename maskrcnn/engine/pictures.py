@@ -23,12 +23,12 @@ def beside_ground_truth(
 
     The model is left in the mode that it was in.
     """
-    indices = np.unique(np.linspace(0, len(dataset) - 1, count).round().astype(int)) if len(dataset) else []
+    indices = {round(float(i)) for i in np.linspace(0, len(dataset) - 1, count)} if len(dataset) else set()
     training = model.training
     model.eval()
     try:
-        for i in indices:
-            record = dataset[int(i)]
+        for i in sorted(indices):
+            record = dataset[i]
             with torch.inference_mode():
                 detections = model.inference([mapper(record, np.random.default_rng(0))])[0]
             image, names = read_recorded(record), dataset.class_names

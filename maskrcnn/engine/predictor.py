@@ -68,7 +68,7 @@ class Predictor:
         self.class_names, self.category_ids = _classes(trained, self.cfg.MODEL.NUM_CLASSES)
         model = build_model(self.cfg)
         load_weights(model, trained, strict=True)
-        self.model = model.to(pick_device(device), memory_format=torch.channels_last).eval()
+        self.model = model.to(pick_device(device)).to(memory_format=torch.channels_last).eval()
         self.resize = ResizeShortestEdge((self.cfg.INPUT.MIN_SIZE_TEST,), self.cfg.INPUT.MAX_SIZE_TEST)
 
     def __call__(self, image: np.ndarray | str | Path) -> Detections:

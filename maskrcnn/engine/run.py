@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,8 @@ from yacs.config import CfgNode
 
 from maskrcnn import env
 from maskrcnn.checkpoint import (
-    CheckpointError,
     Checkpointer,
+    CheckpointError,
     Weights,
     load_checkpoint,
     merge,
@@ -35,12 +36,13 @@ from maskrcnn.data import (
     dataset,
 )
 from maskrcnn.data.loader import Mapper
-from maskrcnn.engine import checks, logs, writers
+from maskrcnn.engine import checks, logs
 from maskrcnn.engine.hooks import Checkpointing, FiniteGuard, Hook, Logging, Pictures
 from maskrcnn.engine.pictures import beside_ground_truth
-from maskrcnn.engine.solver import build_optimizer, build_schedule, choose_precision
-from maskrcnn.engine.state import load_weights, restore, seed_everything, training_state, untouched_rng
+from maskrcnn.engine.solver import Precision, build_optimizer, build_schedule, choose_precision
+from maskrcnn.engine.state import check_resumable, load_weights, restore, seed_everything, training_state, untouched_rng
 from maskrcnn.engine.trainer import Trainer
+from maskrcnn.engine.writers import JSONLines, LogLines, ProgressBar, TensorBoard, Writer
 from maskrcnn.evaluation import Evaluator, evaluate
 from maskrcnn.modeling import Model, build_model
 from maskrcnn.registry import EVALUATORS
@@ -72,78 +74,111 @@ def train(cfg: CfgNode, *, resume: bool = False) -> dict[str, float]:
         checks.make_folder(folder)
     with logs.logging_to(folder):
         with checks.at_the_door():
-            checkpoint, source = _checkpoint_of(folder, cfg) if resume else (None, "")
-            start = checkpoint["iteration"] + 1 if checkpoint else 0
-            weights = None if checkpoint else merge([read_weights(spec) for spec in cfg.MODEL.WEIGHTS])
-            train_set, test_sets = _read_data(cfg)
-            cfg = checks.fill_in_classes(cfg, train_set)
-            seed = seed_everything(checkpoint["seed"] if checkpoint and cfg.SEED < 0 else cfg.SEED)
-            cfg = checks.changed(cfg, "", SEED=seed)
-            _log_beginning(cfg, train_set, test_sets)
-
-            model = build_model(cfg)
-            if weights is not None and weights.tensors:
-                _start_from(weights, model, cfg)
-            model.to(device, memory_format=torch.channels_last)
-            logger.info("%s on %s: %s", type(model).__name__, device, checks.describe_parameters(model))
-            logger.info("computing in %s", precision)
-            optimizer, scaler = build_optimizer(model, cfg.SOLVER), precision.scaler()
-            train_mapper, test_mapper = build_mappers(cfg, model.task)
-            batches = build_train_loader(
-                train_set,
-                train_mapper,
-                batch_size=cfg.SOLVER.IMS_PER_BATCH,
-                num_workers=cfg.DATALOADER.NUM_WORKERS,
-                seed=seed,
-                aspect_ratio_grouping=cfg.DATALOADER.ASPECT_RATIO_GROUPING,
-                filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
-                start_iteration=start,
-            )
-            evaluation = Evaluation(cfg, model, test_sets, test_mapper, folder / "inference")
-            if checkpoint:
-                restore(checkpoint, source, model, optimizer, scaler)
-                checks.check_same_classes(checkpoint["class_names"], source, train_set)
-
+            checkpoint = _newest_state(folder, cfg) if resume else None
+            parts = build_parts(cfg, device, precision, checkpoint)
+            cfg = parts.cfg
+            evaluation = Evaluation(cfg, parts.model, parts.test_sets, parts.test_mapper, folder / "inference")
+            if checkpoint:  # last, so that nothing draws from the restored generators before the first step
+                checks.check_same_classes(checkpoint["class_names"], checkpoint["source"], parts.train_set)
+                restore(checkpoint, checkpoint["source"], parts.model, parts.optimizer, parts.scaler)
         write_atomically(folder / "config.yaml", dump(cfg).encode())
-        facts = {
-            "seed": seed,
-            "class_names": list(train_set.class_names),
-            "category_ids": [int(i) for i in train_set.category_ids],
-            "config": dump(cfg),
-        }
-        guard = FiniteGuard()
-        outputs = _writers(folder, start, cfg.SOLVER.MAX_ITER)
-        hooks: list[Hook] = [
-            guard,
-            Checkpointing(
-                Checkpointer(folder, facts),
-                lambda: training_state(model, optimizer, scaler),
-                period=cfg.SOLVER.CHECKPOINT_PERIOD,
-                check=guard.check,
-            ),
-            Logging(outputs, batch_size=cfg.SOLVER.IMS_PER_BATCH, device=device),
-        ]
-        if evaluation.wanted and writers.SummaryWriter is not None:
-            hooks.append(Pictures(outputs, evaluation.pictures))
         trainer = Trainer(
-            model,
-            batches,
-            optimizer,
+            parts.model,
+            parts.batches,
+            parts.optimizer,
             build_schedule(cfg.SOLVER),
-            hooks,
+            build_hooks(parts, folder, device, evaluation),
             precision=precision,
-            scaler=scaler,
+            scaler=parts.scaler,
             clip_gradients=cfg.SOLVER.CLIP_GRADIENTS,
             evaluate=evaluation if evaluation.wanted else None,
             eval_period=cfg.TEST.EVAL_PERIOD,
         )
-        logger.info("training from iteration %d to %d", start, cfg.SOLVER.MAX_ITER)
-        results = trainer.train(start, cfg.SOLVER.MAX_ITER)
-        if start >= cfg.SOLVER.MAX_ITER and evaluation.wanted:
+        logger.info("training from iteration %d to %d", parts.start, cfg.SOLVER.MAX_ITER)
+        results = trainer.train(parts.start, cfg.SOLVER.MAX_ITER)
+        if parts.start >= cfg.SOLVER.MAX_ITER and evaluation.wanted:
             logger.info("nothing left to train")
             results = evaluation()
         logger.info("done; the run is in %s", folder)
         return results
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a training run is made of, each built once. `cfg` has the class count and the seed filled in."""
+
+    cfg: CfgNode
+    start: int  # first iteration
+    train_set: Dataset
+    test_sets: dict[str, Dataset]
+    test_mapper: Mapper
+    model: Model
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    batches: Iterator[list[Any]]
+
+
+def build_parts(cfg: CfgNode, device: torch.device, precision: Precision, checkpoint: dict[str, Any] | None) -> Parts:
+    """Read weights and data, and build model, optimizer and loader from a config.
+
+    Args:
+        checkpoint: of the run to go on with, which says where to start and stands in for MODEL.WEIGHTS.
+    """
+    weights = None if checkpoint else merge([read_weights(spec) for spec in cfg.MODEL.WEIGHTS])
+    train_set, test_sets = _read_data(cfg)
+    cfg = checks.fill_in_classes(cfg, train_set)
+    cfg = checks.changed(cfg, "", SEED=seed_everything(checkpoint["seed"] if checkpoint and cfg.SEED < 0 else cfg.SEED))
+    _log_beginning(cfg, train_set, test_sets)
+    model = build_model(cfg)
+    if weights is not None and weights.tensors:
+        _start_from(weights, model, cfg)
+    model.to(memory_format=torch.channels_last).to(device)
+    logger.info("%s on %s: %s", type(model).__name__, device, checks.describe_parameters(model))
+    logger.info("computing in %s", precision)
+    train_mapper, test_mapper = build_mappers(cfg, model.task)
+    start = checkpoint["iteration"] + 1 if checkpoint else 0
+    batches = build_train_loader(
+        train_set,
+        train_mapper,
+        batch_size=cfg.SOLVER.IMS_PER_BATCH,
+        num_workers=cfg.DATALOADER.NUM_WORKERS,
+        seed=cfg.SEED,
+        aspect_ratio_grouping=cfg.DATALOADER.ASPECT_RATIO_GROUPING,
+        filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
+        start_iteration=start,
+    )
+    optimizer, scaler = build_optimizer(model, cfg.SOLVER), precision.scaler()
+    return Parts(cfg, start, train_set, test_sets, test_mapper, model, optimizer, scaler, batches)
+
+
+def build_hooks(parts: Parts, folder: Path, device: torch.device, evaluation: Evaluation) -> list[Hook]:
+    """What happens beside the steps, in this order."""
+    cfg = parts.cfg
+    outputs: list[Writer] = [
+        LogLines(),
+        JSONLines(folder / "metrics.json", parts.start),
+        TensorBoard(folder, parts.start),
+    ]
+    if logs.on_terminal():
+        outputs.append(ProgressBar(parts.start, cfg.SOLVER.MAX_ITER))
+    facts = {
+        "seed": cfg.SEED,
+        "class_names": list(parts.train_set.class_names),
+        "category_ids": [int(i) for i in parts.train_set.category_ids],
+        "config": dump(cfg),
+    }
+    guard = FiniteGuard()
+    return [
+        guard,
+        Checkpointing(
+            Checkpointer(folder, facts),
+            lambda: training_state(parts.model, parts.optimizer, parts.scaler),
+            period=cfg.SOLVER.CHECKPOINT_PERIOD,
+            check=guard.check,
+        ),
+        Logging(outputs, batch_size=cfg.SOLVER.IMS_PER_BATCH, device=device),
+        Pictures(outputs, evaluation.pictures),
+    ]
 
 
 def test(cfg: CfgNode, *, weights: Sequence[str] = ()) -> dict[str, float]:
@@ -166,7 +201,9 @@ def test(cfg: CfgNode, *, weights: Sequence[str] = ()) -> dict[str, float]:
             newest = newest_checkpoint(folder)
             specs = tuple(weights) or ((str(newest),) if newest else tuple(cfg.MODEL.WEIGHTS))
             if not specs:
-                raise CheckpointError(f"no weights to evaluate: {folder} holds no checkpoint, and MODEL.WEIGHTS is empty")
+                raise CheckpointError(
+                    f"no weights to evaluate: {folder} holds no checkpoint, and MODEL.WEIGHTS is empty"
+                )
             logger.info("evaluating %s", ", ".join(specs))
             loaded = merge([read_weights(spec) for spec in specs])
             test_sets = _read_test_sets(cfg)
@@ -178,7 +215,7 @@ def test(cfg: CfgNode, *, weights: Sequence[str] = ()) -> dict[str, float]:
                 logger.warning(line)
             model = build_model(cfg)
             load_weights(model, loaded, strict=True)
-            model.to(device, memory_format=torch.channels_last)
+            model.to(memory_format=torch.channels_last).to(device)
             _, mapper = build_mappers(cfg, model.task)
             evaluation = Evaluation(cfg, model, test_sets, mapper, folder / "inference")
         return evaluation()
@@ -277,20 +314,21 @@ def _read_test_sets(cfg: CfgNode) -> dict[str, Dataset]:
     return test_sets
 
 
-def _checkpoint_of(folder: Path, cfg: CfgNode) -> tuple[dict[str, Any] | None, str]:
-    """The newest checkpoint's content and path; None when there is none, which is said and no error."""
+def _newest_state(folder: Path, cfg: CfgNode) -> dict[str, Any] | None:
+    """The newest checkpoint, with its path as "source"; None when there is none, which is said and no error."""
     path = newest_checkpoint(folder)
     if path is None:
         logger.info("nothing to resume in %s: starting from the beginning", folder)
-        return None, ""
+        return None
     content = load_checkpoint(path)
-    logger.info("resuming from %s, after iteration %s", path, content.get("iteration"))
-    before, now = (_leaves(yaml.safe_load(text)) for text in (content.get("config", "{}"), dump(cfg)))
+    check_resumable(content, str(path))
+    logger.info("resuming from %s, after iteration %d", path, content["iteration"])
+    before, now = (_leaves(yaml.safe_load(text)) for text in (content["config"], dump(cfg)))
     filled_in = {"MODEL.NUM_CLASSES", "SEED"}
     for key in sorted((before.keys() | now.keys()) - filled_in):
         if before.get(key) != now.get(key):
             logger.info("changed since: %s %s -> %s", key, json.dumps(before.get(key)), json.dumps(now.get(key)))
-    return content, str(path)
+    return {**content, "source": str(path)}
 
 
 def _leaves(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -324,14 +362,3 @@ def _log_beginning(cfg: CfgNode, train_set: Dataset, test_sets: Mapping[str, Dat
         logger.info("no evaluation: DATASETS.TEST is empty")
     if hint := checks.learning_rate_hint(cfg.SOLVER):
         logger.info(hint)
-
-
-def _writers(folder: Path, start: int, max_iter: int) -> list[writers.Writer]:
-    outputs: list[writers.Writer] = [writers.LogLines(), writers.JSONLines(folder / "metrics.json", start)]
-    if writers.SummaryWriter is not None:
-        outputs.append(writers.TensorBoard(folder, start))
-    else:
-        logger.info("no TensorBoard events: the package tensorboard is not installed")
-    if logs.on_terminal():
-        outputs.append(writers.ProgressBar(start, max_iter))
-    return outputs

@@ -25,7 +25,9 @@ def parameter_groups(model: nn.Module, *, weight_decay: float, weight_decay_norm
 
     A frozen parameter is in neither; a parameter that two modules share is in one group, once.
     """
-    ordinary, norms, seen = [], [], set()
+    ordinary: list[nn.Parameter] = []
+    norms: list[nn.Parameter] = []
+    seen: set[nn.Parameter] = set()
     for module in model.modules():
         for parameter in module.parameters(recurse=False):
             if parameter.requires_grad and parameter not in seen:
@@ -44,14 +46,10 @@ def build_optimizer(model: nn.Module, solver: Mapping[str, Any]) -> torch.optim.
     Raises:
         ValueError: nothing to train.
     """
-    groups = parameter_groups(
-        model, weight_decay=solver["WEIGHT_DECAY"], weight_decay_norm=solver["WEIGHT_DECAY_NORM"]
-    )
+    groups = parameter_groups(model, weight_decay=solver["WEIGHT_DECAY"], weight_decay_norm=solver["WEIGHT_DECAY_NORM"])
     if not groups:
         raise ValueError("every parameter of the model is frozen: there is nothing to train")
-    return torch.optim.SGD(
-        groups, lr=solver["BASE_LR"], momentum=solver["MOMENTUM"], nesterov=solver["NESTEROV"]
-    )
+    return torch.optim.SGD(groups, lr=solver["BASE_LR"], momentum=solver["MOMENTUM"], nesterov=solver["NESTEROV"])
 
 
 def warmup(iteration: int, *, iterations: int, factor: float) -> float:
@@ -129,7 +127,9 @@ def choose_precision(amp: str, device: torch.device) -> Precision:
         ValueError: fp16 elsewhere than on a GPU: no CPU gains from it, and bf16 has its speed without a loss scale.
     """
     if amp == "fp16" and device.type == "cpu":
-        raise ValueError("SOLVER.AMP is fp16 and the device the CPU, which gains nothing from it; use auto, bf16 or fp32")
+        raise ValueError(
+            "SOLVER.AMP is fp16 and the device the CPU, which gains nothing from it; use auto, bf16 or fp32"
+        )
     native, hardware = _bf16_hardware(device)
     if amp == "auto":
         return Precision(device.type, torch.bfloat16 if native else torch.float32, f"auto: {hardware}")

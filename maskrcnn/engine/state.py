@@ -35,9 +35,7 @@ def load_weights(model: nn.Module, weights: Weights, *, strict: bool) -> Fit:
     return fitted
 
 
-def training_state(
-    model: nn.Module, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler
-) -> dict[str, Any]:
+def training_state(model: nn.Module, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler) -> dict[str, Any]:
     """All that the next iteration depends on besides its number, as tensors and plain values."""
     return {
         "model": dict(model.state_dict()),
@@ -45,6 +43,16 @@ def training_state(
         "scaler": scaler.state_dict(),
         "rng": rng_state(),
     }
+
+
+def check_resumable(content: dict[str, Any], source: str) -> None:
+    """Raises CheckpointError: a checkpoint without a run's state."""
+    needed = {"model", "optimizer", "scaler", "rng", "iteration", "seed", "class_names", "config"}
+    if absent := needed - content.keys():
+        raise CheckpointError(
+            f"{source} has no {', '.join(sorted(absent))}: it holds weights, but not a run that could go on. "
+            "Start from it with MODEL.WEIGHTS, without --resume"
+        )
 
 
 def restore(
@@ -57,13 +65,8 @@ def restore(
     """Put a checkpoint's state back. Rates and decays stay those of the config, which may have changed on purpose.
 
     Raises:
-        CheckpointError: it is not a training checkpoint, or one of another model.
+        CheckpointError: it is one of another model.
     """
-    if absent := {"model", "optimizer", "scaler", "rng", "iteration"} - state.keys():
-        raise CheckpointError(
-            f"{source} has no {', '.join(sorted(absent))}: it holds weights, but not a run that could go on. "
-            "Start from it with MODEL.WEIGHTS, without --resume"
-        )
     load_weights(model, Weights(tensors=state["model"], source=source), strict=True)
     options = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
     try:

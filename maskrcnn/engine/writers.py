@@ -11,15 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from maskrcnn.checkpoint import write_atomically
 from maskrcnn.engine.logs import METRICS_LOGGER
-
-try:
-    from torch.utils.tensorboard import SummaryWriter
-except ImportError:  # the package tensorboard is not installed
-    SummaryWriter = None  # type: ignore[assignment, misc]
 
 # Among the values of a training line, those that are no loss; an evaluation's metrics have a slash in their name.
 TRAINING_VALUES = ("eta_seconds", "time", "data_time", "imgs_per_s", "lr", "max_mem")
@@ -65,7 +61,7 @@ class LogLines(Writer):
 
 
 def training_line(iteration: int, values: Mapping[str, float]) -> str:
-    """`eta: 0:01:40  iter: 19  total_loss: 2.306  loss_cls: ...  time: 0.5012  data_time: 0.0031  lr: 0.0004  max_mem: 812M`."""
+    """`eta: 0:01:40  iter: 19  total_loss: 2.3  loss_cls: ...  time: 0.5  data_time: 0.003  ...  max_mem: 812M`."""
     parts = [f"eta: {datetime.timedelta(seconds=int(values['eta_seconds']))}", f"iter: {iteration}"]
     parts += [f"{name}: {value:.4g}" for name, value in losses_of(values).items()]
     parts += [f"time: {values['time']:.4f}", f"data_time: {values['data_time']:.4f}"]

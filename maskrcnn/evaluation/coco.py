@@ -1,4 +1,4 @@
-"""COCO's box and mask AP (cocodataset.org/#detection-eval), computed by faster-coco-eval; pycocotools is the reference."""
+"""COCO's box and mask AP (cocodataset.org/#detection-eval), by faster-coco-eval; pycocotools is the reference."""
 
 from __future__ import annotations
 
@@ -24,12 +24,16 @@ from maskrcnn.structures.samples import Sample
 logger = logging.getLogger(__name__)
 
 KINDS = {"bbox": "box", "segm": "mask"}  # COCO's words and ours
-AREAS = {"s": "small", "m": "medium", "l": "large"}  # below 32^2, up to 96^2, and above, in pixels of the original image
+AREAS = {
+    "s": "small",
+    "m": "medium",
+    "l": "large",
+}  # below 32^2, up to 96^2, and above, in pixels of the original image
 RESULTS_FILE = "coco_instances_results.json"
 
 
 def detections_to_coco(
-    detections: Detections, image_id: int, category_ids: Sequence[int], *, mask_threshold: float = 0.5
+    detections: Detections, image_id: int | str, category_ids: Sequence[int], *, mask_threshold: float = 0.5
 ) -> list[dict[str, Any]]:
     """One image's detections in the form of COCO's results files, which the official server takes.
 
@@ -114,7 +118,7 @@ class CocoEvaluator:
         self._start()
 
     def _start(self) -> None:
-        self._by_image: dict[int, list[dict[str, Any]]] = {}
+        self._by_image: dict[int | str, list[dict[str, Any]]] = {}
         self._with_masks = False
 
     def process(self, samples: Sequence[Sample], outputs: Sequence[Detections]) -> None:
@@ -128,9 +132,7 @@ class CocoEvaluator:
                 raise ValueError(
                     f"image id {sample.image_id} is not in the data set {self.dataset.name!r} that is being evaluated"
                 )
-            self._by_image[sample.image_id] = detections_to_coco(
-                detections, sample.image_id, self.dataset.category_ids
-            )
+            self._by_image[sample.image_id] = detections_to_coco(detections, sample.image_id, self.dataset.category_ids)
             self._with_masks |= detections.masks is not None
 
     def result(self) -> dict[str, float]:
@@ -143,7 +145,7 @@ class CocoEvaluator:
         self._figures = all_gather_object(self._figures)[0]
         return dict(self._figures)
 
-    def _compute(self, by_image: Mapping[int, list[dict[str, Any]]], *, with_masks: bool) -> dict[str, float]:
+    def _compute(self, by_image: Mapping[Any, list[dict[str, Any]]], *, with_masks: bool) -> dict[str, float]:
         results = [result for image in sorted(by_image) for result in by_image[image]]
         if self.output_dir is not None:
             write_json(self.output_dir / RESULTS_FILE, results)
@@ -193,7 +195,7 @@ def summarise(precision: np.ndarray, recall: np.ndarray, limits: Sequence[int]) 
     """COCO's figures, in percent.
 
     Args:
-        precision: (T, R, K, A, M): 10 IoU thresholds, 101 recalls, categories, areas (all, small, medium, large), limits.
+        precision: (T, R, K, A, M): 10 IoUs, 101 recalls, categories, areas (all, small, medium, large), limits.
         recall: (T, K, A, M).
     """
     values = [precision[..., 0, -1], precision[0, ..., 0, -1], precision[5, ..., 0, -1]]  # IoU 0.50 and 0.75
@@ -321,14 +323,15 @@ def explain(truth: dict[str, Any], results: Sequence[dict[str, Any]], figures: M
             "model's threshold, as after too few iterations, with diverged weights, or without loading any"
         )
     elif figures.get("bbox/AP50") == 0:
-        found, wanted = {r["category_id"] for r in results}, {a["category_id"] for a in objects}
+        found, wanted = ({row["category_id"] for row in rows} for rows in (results, objects))
+        best = max(result["score"] for result in results)
+        reason = (
+            "none overlaps an object of its category by half"
+            if found & wanted
+            else f"they name categories {sorted(found)}, the ground truth {sorted(wanted)}"
+        )
         lines.append(
-            f"box AP50 is 0 although there are {len(results)} detections (best score {max(r['score'] for r in results):.3f}): "
-            + (
-                "none overlaps an object of its category by half"
-                if found & wanted
-                else f"they name categories {sorted(found)}, the ground truth {sorted(wanted)}"
-            )
+            f"box AP50 is 0 although there are {len(results)} detections, with scores up to {best:.3f}: {reason}"
         )
     return lines
 
@@ -339,9 +342,6 @@ def number(value: float) -> str:
 
 def align(rows: Sequence[Sequence[str]]) -> str:
     """Rows of cells as text: the first column to the left, numbers to the right."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = (
-        "  ".join(cell.rjust(width) if i else cell.ljust(width) for i, (cell, width) in enumerate(zip(row, widths)))
-        for row in rows
-    )
-    return "\n".join(line.rstrip() for line in lines)
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    padded = ([cell.rjust(width) for cell, width in zip(row, widths, strict=True)] for row in rows)
+    return "\n".join("  ".join([row[0].ljust(widths[0]), *cells[1:]]) for row, cells in zip(rows, padded, strict=True))

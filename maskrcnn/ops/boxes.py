@@ -20,9 +20,7 @@ def clip_boxes(boxes: Tensor, size: tuple[int, int]) -> Tensor:
     """Boxes (..., 4) cut at the border of a frame of `size` (height, width); one that lies outside loses its area."""
     height, width = size
     x1, y1, x2, y2 = boxes.unbind(-1)
-    return torch.stack(
-        (x1.clamp(0, width), y1.clamp(0, height), x2.clamp(0, width), y2.clamp(0, height)), dim=-1
-    )
+    return torch.stack((x1.clamp(0, width), y1.clamp(0, height), x2.clamp(0, width), y2.clamp(0, height)), dim=-1)
 
 
 def _intersection(a: Tensor, b: Tensor) -> Tensor:
@@ -70,9 +68,7 @@ def encode_boxes(boxes: Tensor, reference: Tensor, weights: tuple[float, float, 
     x, y, w, h = _centre_and_size(_full_precision(boxes))
     rx, ry, rw, rh = _centre_and_size(_full_precision(reference))
     wx, wy, ww, wh = weights
-    return torch.stack(
-        (wx * (x - rx) / rw, wy * (y - ry) / rh, ww * (w / rw).log(), wh * (h / rh).log()), dim=-1
-    )
+    return torch.stack((wx * (x - rx) / rw, wy * (y - ry) / rh, ww * (w / rw).log(), wh * (h / rh).log()), dim=-1)
 
 
 def decode_boxes(

@@ -25,7 +25,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +35,7 @@ import torch
 TARGET_VERSION = "0x020a000000000000"  # torch 2.10: headers refuse at compile time what an older torch lacks
 LIBRARY_SUFFIX = ".dll" if sys.platform == "win32" else ".so"
 COMPILERS = ("cl",) if sys.platform == "win32" else ("c++", "g++", "clang++")
+SOURCE_SUFFIXES = (".cpp", ".cu", ".cuh", ".h")
 build_seconds: float | None = None  # what building took in this process; None: nothing was built
 
 
@@ -115,15 +116,19 @@ def build(cuda: bool | None = None, verbose: bool = False) -> Path:
     """
     compiler = find_compiler()
     if compiler is None:
-        raise BuildError(
-            f"no C++ compiler (looked for {os.environ.get('CXX') or ', '.join(COMPILERS)}); install one, for example "
-            "`apt install g++`, or name it in the environment variable CXX"
-        )
+        raise _no_compiler()
     nvcc = find_nvcc()
     missing = _missing_for_cuda(nvcc)
     if cuda and missing:
         raise BuildError(f"cannot build the CUDA kernels: {missing}")
     return _build(compiler, nvcc if cuda is not False and not missing else None, verbose, announce=False)
+
+
+def _no_compiler() -> BuildError:
+    return BuildError(
+        f"no C++ compiler (looked for {os.environ.get('CXX') or ', '.join(COMPILERS)}); install one, for example "
+        "`apt install g++`, or name it in the environment variable CXX"
+    )
 
 
 def _missing_for_cuda(nvcc: Compiler | None) -> str:
@@ -138,9 +143,9 @@ def _source_key() -> str:
     """Names what the library does and where it can run, not what built it."""
     digest = hashlib.sha256(f"{TARGET_VERSION} {sys.platform} {platform.machine()}".encode())
     # This file too: it holds the flags.
-    for path in [Path(__file__), *sorted(source_folder().glob("*.*"))]:
-        if path.is_file():
-            digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    sources = [path for path in sorted(source_folder().glob("*")) if path.suffix in SOURCE_SUFFIXES]
+    for path in [Path(__file__), *sources]:
+        digest.update(path.name.encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()[:16]
 
 
@@ -333,16 +338,16 @@ def _load() -> Path | None:
     for library in _cached_libraries(compiler):
         # A CUDA library needs a torch with CUDA; a file may be damaged, or from a machine with a newer C library.
         with contextlib.suppress(OSError):
-            torch.ops.load_library(library)
+            _load_library(library)
             return library
         if compiler is not None and library == _library(compiler, None):
             with contextlib.suppress(OSError):
                 library.unlink()  # useless here, and in the way of the new one
     try:
         if compiler is None:
-            return Path(build(cuda=False))  # raises the error that says what was looked for
+            raise _no_compiler()
         library = _build(compiler, None, verbose=False, announce=True)
-        torch.ops.load_library(library)
+        _load_library(library)
         return library
     except (BuildError, OSError) as error:
         reason = str(error)
@@ -350,6 +355,12 @@ def _load() -> Path | None:
             reason = f"{reason[:1000]} ... (`maskrcnn build --verbose` shows all)"
         warnings.warn(f"the slower reference operators serve: {reason}", RuntimeWarning, stacklevel=2)
         return None
+
+
+def _load_library(path: Path) -> None:
+    """Raises OSError where it cannot be loaded."""
+    load: Callable[[Path], None] = torch.ops.load_library
+    load(path)
 
 
 def devices(operator: str) -> frozenset[str]:

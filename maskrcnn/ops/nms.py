@@ -63,9 +63,7 @@ def _check(boxes: Tensor, scores: Tensor, groups: Tensor | None, iou_threshold: 
             f"scores: {scores.dtype} of shape {tuple(scores.shape)}; expected a float tensor ({boxes.shape[0]},)"
         )
     if groups is not None and (groups.ndim != 1 or groups.shape[0] != boxes.shape[0] or groups.dtype != torch.int64):
-        raise ValueError(
-            f"groups: {groups.dtype} of shape {tuple(groups.shape)}; expected int64 ({boxes.shape[0]},)"
-        )
+        raise ValueError(f"groups: {groups.dtype} of shape {tuple(groups.shape)}; expected int64 ({boxes.shape[0]},)")
     for name, other in (("scores", scores), ("groups", groups)):
         if other is not None and other.device != boxes.device:
             raise ValueError(f"{name}: on {other.device}, but boxes are on {boxes.device}")

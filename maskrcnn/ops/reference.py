@@ -50,7 +50,8 @@ def roi_align(
         bins.append(F.embedding_bag(index, table, mode="sum", per_sample_weights=weight))
     out = torch.cat(bins).reshape(count, bins_h, bins_w, channels).permute(0, 3, 1, 2)
     out = torch.where(finite[:, None, None, None], out, torch.nan).to(features.dtype)
-    return out.contiguous() if features.is_contiguous() else out
+    channels_last = features.is_contiguous(memory_format=torch.channels_last) and not features.is_contiguous()
+    return out if channels_last else out.contiguous()
 
 
 def _check_image_index(index: Tensor, images: int) -> None:
@@ -112,7 +113,8 @@ def batched_nms(boxes: Tensor, scores: Tensor, groups: Tensor | None, iou_thresh
     order = scores.sort(descending=True, stable=True).indices
     order = order[(boxes.isfinite().all(dim=1) & ~scores.isnan())[order]]
     kept = order[:0]
-    for block in order.split(NMS_BLOCK):
+    for start in range(0, len(order), NMS_BLOCK):
+        block = order[start : start + NMS_BLOCK]
         block = block[~_suppressed(boxes, groups, kept, block, iou_threshold).any(dim=0)]
         suppresses = _suppressed(boxes, groups, block, block, iou_threshold).triu(diagonal=1)
         keep = torch.ones_like(block, dtype=torch.bool)

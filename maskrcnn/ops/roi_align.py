@@ -49,7 +49,9 @@ def roi_align(
         return reference.roi_align(
             features, rois, scale=scale, output_size=output_size, sampling_ratio=sampling_ratio, aligned=aligned
         )
-    aligned_features: Tensor = torch.ops.maskrcnn.roi_align(features, rois, scale, *output_size, sampling_ratio, aligned)
+    aligned_features: Tensor = torch.ops.maskrcnn.roi_align(
+        features, rois, scale, *output_size, sampling_ratio, aligned
+    )
     return aligned_features
 
 

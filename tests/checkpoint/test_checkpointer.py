@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from maskrcnn.checkpoint import CheckpointError, Checkpointer, load_checkpoint, newest_checkpoint, trace_of_run
+from maskrcnn.checkpoint import Checkpointer, CheckpointError, load_checkpoint, newest_checkpoint, trace_of_run
 
 
 def test_names_pointer_and_facts(tmp_path):

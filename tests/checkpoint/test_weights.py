@@ -23,7 +23,9 @@ def test_a_part_of_the_model_is_enough_to_start_from_but_not_to_evaluate():
     assert fitted.tensors.keys() == STEM.keys()
     assert fitted.missing == ["head.weight"] and fitted.unexpected == []
     assert "4 tensors loaded; 1 not in the weights, which keep their fresh values: head (1)" in fitted.report()
-    with pytest.raises(CheckpointError, match=r"some\.pth: .*\n?1 tensors of the model are not in the weights:\n  head"):
+    with pytest.raises(
+        CheckpointError, match=r"some\.pth: .*\n?1 tensors of the model are not in the weights:\n  head"
+    ):
         fit(weights(STEM), STATE, strict=True)
 
 
@@ -38,7 +40,9 @@ def test_another_architecture_lists_keys_of_both_sides():
     assert fit(weights(deeper), STATE, strict=False).unexpected == ["stem.conv2.weight"]
     with pytest.raises(CheckpointError, match=r"1 tensors of the weights are not in the model:\n  stem\.conv2\.weight"):
         fit(weights(deeper), STATE, strict=True)
-    with pytest.raises(CheckpointError, match=r"5 tensors of the model(.|\n)*1 tensors of the weights(.|\n)*  fc\.weight"):
+    with pytest.raises(
+        CheckpointError, match=r"5 tensors of the model(.|\n)*1 tensors of the weights(.|\n)*  fc\.weight"
+    ):
         fit(weights({"fc.weight": torch.zeros(1)}), STATE, strict=False)
 
 
@@ -50,7 +54,9 @@ def test_a_long_list_is_cut():
 
 def test_norms_without_statistics_are_refused():
     without = {name: tensor for name, tensor in STEM.items() if "running" not in name}
-    with pytest.raises(CheckpointError, match=r"1 BatchNorm layers have weights but no running statistics(.|\n)*stem\.norm"):
+    with pytest.raises(
+        CheckpointError, match=r"1 BatchNorm layers have weights but no running statistics(.|\n)*stem\.norm"
+    ):
         fit(weights(without), STATE, strict=False)
 
 

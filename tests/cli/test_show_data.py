@@ -49,7 +49,7 @@ def test_what_is_drawn_is_what_the_model_sees(config: Path) -> None:
     data = read_coco(config.parent / "data" / "instances.json", config.parent / "data")
     mapper = mapper_of(tiny_config(config.parent), "train")
     flips = 0
-    for record, sample in samples_of(data, mapper, range(6)):
+    for _, sample in samples_of(data, mapper, range(6)):
         bright = (sample.image.numpy() > 200).all(axis=0)
         (box,) = sample.targets.boxes.numpy()
         x1, y1, x2, y2 = box.round().astype(int)

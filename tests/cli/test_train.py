@@ -22,7 +22,8 @@ tiny_model = importlib.import_module("tiny_model")
 
 @pytest.fixture
 def config(tmp_path, monkeypatch):
-    monkeypatch.setattr(writers, "SummaryWriter", None)  # encoding its pictures would be most of these tests' time
+    # Encoding TensorBoard's pictures would be most of these tests' time.
+    monkeypatch.setattr(writers.TensorBoard, "picture", writers.Writer.picture)
     return tiny_model.write_config(tmp_path, SOLVER={"MAX_ITER": 2, "STEPS": [], "CHECKPOINT_PERIOD": 0})
 
 
@@ -90,7 +91,9 @@ BAD_DATA = {
     "polygon": (lambda path: edit(path, lambda c: first(c, segmentation=[[1, 2, 3, 4]])), "annotation 1"),
     "missing image": (lambda path: (path.parent / "images" / "0.png").unlink(), "0.png"),
     "truncated image": (
-        lambda path: (path.parent / "images" / "0.png").write_bytes((path.parent / "images" / "0.png").read_bytes()[:200]),
+        lambda path: (path.parent / "images" / "0.png").write_bytes(
+            (path.parent / "images" / "0.png").read_bytes()[:200]
+        ),
         "0.png",
     ),
     "image size": (

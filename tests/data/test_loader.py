@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import multiprocessing
 import pickle
 from collections import Counter
 
@@ -174,6 +175,23 @@ def test_spawned_workers(data, monkeypatch):
     expected = take(data, 2)
     monkeypatch.setattr(loader, "DataLoader", spawned)
     assert_same(expected, take(data, 2, num_workers=1))
+
+
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="processes are not forked here")
+def test_workers_start_after_opencv_has_used_its_threads(data, monkeypatch):
+    def limited(*args, **options):
+        return torch.utils.data.DataLoader(*args, multiprocessing_context="fork", timeout=100, **options)
+
+    expected = take(data, 1)
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(4)
+    try:
+        cv2.GaussianBlur(np.zeros((2000, 2000), np.uint8), (9, 9), 3)  # starts the pool
+        monkeypatch.setattr(loader, "DataLoader", limited)
+        assert_same(expected, take(data, 1, num_workers=1))
+        assert cv2.getNumThreads() == 4
+    finally:
+        cv2.setNumThreads(threads)
 
 
 def test_a_packed_batch_is_one_block(data):

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from pycocotools import mask as coco_mask
 
 from maskrcnn.data import records
@@ -127,18 +126,6 @@ def test_without_shared_memory_it_is_private(monkeypatch):
     dataset = pickle.loads(pickle.dumps(a_dataset()))
     for found, expected in zip(dataset, some_records(), strict=True):
         assert_same(found, expected)
-
-
-def _change_from_elsewhere(block: torch.Tensor) -> None:
-    process = torch.multiprocessing.get_context("spawn").Process(target=torch.Tensor.zero_, args=(block,))
-    process.start()
-    process.join()
-
-
-def test_spawned_processes_share_it():
-    dataset = a_dataset()
-    _change_from_elsewhere(dataset._arrays._block)
-    assert dataset.image_ids.tolist() == [0, 0, 0]
 
 
 def test_check_masks():

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -36,8 +37,7 @@ def test_a_loss_that_is_not_finite_names_iteration_losses_and_images(value):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_on_a_gpu_the_guard_looks_one_step_late_but_misses_none():
     def on_gpu(iteration, total, **options):
-        found = step(iteration, **options)
-        return Step(**{**{f: getattr(found, f) for f in Step.__slots__ or found.__dict__}, "total_loss": total.cuda()})
+        return replace(step(iteration, **options), total_loss=total.cuda())
 
     guard = FiniteGuard()
     guard.after_step(on_gpu(0, torch.tensor(math.nan)))

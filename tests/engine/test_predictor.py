@@ -1,3 +1,5 @@
+import importlib
+import re
 from pathlib import Path
 
 import cv2
@@ -154,3 +156,26 @@ def test_weights_without_class_names_get_numbers(run: Path, tmp_path: Path) -> N
     assert Predictor(run, weights=tmp_path / "plain.pth").class_names == ("class 0", "class 1", "class 2")
     with pytest.raises(CheckpointError, match="give their number as MODEL.NUM_CLASSES"):
         Predictor(run, weights=tmp_path / "plain.pth", overrides=["MODEL.NUM_CLASSES", "0"])
+
+
+def test_the_examples_of_the_docs_run(tmp_path: Path, monkeypatch, capsys) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "prediction.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    (tmp_path / "output").mkdir()
+    make_run(tmp_path).rename(tmp_path / "output" / "demo")
+    cv2.imwrite(str(tmp_path / "photo.jpg"), image(60, 80))
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    for block in blocks:
+        exec(compile(block, "docs/prediction.md", "exec"), names)
+    assert len(blocks) >= 6
+    assert (tmp_path / "found.jpg").is_file()
+    assert "category  objects  box AP  mask AP" in capsys.readouterr().out
+
+
+def test_the_commands_of_the_docs_are_understood() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "prediction.md").read_text()
+    commands = re.findall(r"^maskrcnn (\w+) (.*)$", text, flags=re.MULTILINE)
+    assert {command for command, _ in commands} == {"predict", "show_predictions", "show_data"}
+    for command, arguments in commands:
+        importlib.import_module(f"maskrcnn.cli.{command}").parser().parse_args(arguments.split())

@@ -40,10 +40,10 @@ def identical(a, b):
 
 
 @pytest.fixture(autouse=True)
-def no_tensorboard(request, monkeypatch):
+def no_pictures(request, monkeypatch):
     """Encoding its pictures would be most of these tests' time."""
     if request.node.name != "test_what_a_run_leaves":
-        monkeypatch.setattr(writers, "SummaryWriter", None)
+        monkeypatch.setattr(writers.TensorBoard, "picture", writers.Writer.picture)
 
 
 def test_what_a_run_leaves(tmp_path):
@@ -68,7 +68,9 @@ def test_what_a_run_leaves(tmp_path):
     lines = [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
     assert [line["iteration"] for line in lines if "score/mean" in line] == [2, 5, 7]
     (training,) = (line for line in lines if "total_loss" in line)
-    assert {"iteration", "loss_fit", "loss_size", "num_objects", "lr", "time", "data_time", "imgs_per_s"} <= set(training)
+    assert {"iteration", "loss_fit", "loss_size", "num_objects", "lr", "time", "data_time", "imgs_per_s"} <= set(
+        training
+    )
     assert training["total_loss"] == pytest.approx(training["loss_fit"] + training["loss_size"], rel=1e-4)
     assert training["lr"] == pytest.approx(0.001)  # after the step at 6
     assert results == {"score/mean": lines[-1]["score/mean"]}
@@ -151,7 +153,9 @@ def test_a_failed_start_leaves_a_folder_that_can_be_used(tmp_path):
 
 
 def test_divergence_names_the_place_and_keeps_the_last_good_checkpoint(tmp_path):
-    with pytest.raises(NonFiniteLoss, match=r"iteration 5: the total loss is nan \(loss_fit nan, loss_size .*images \[1"):
+    with pytest.raises(
+        NonFiniteLoss, match=r"iteration 5: the total loss is nan \(loss_fit nan, loss_size .*images \[1"
+    ):
         train(write_config(tmp_path), "MODEL.DIVERGE_AT=5")
     assert (tmp_path / "run" / "last_checkpoint").read_text() == "model_0000003.pth"
     assert "NonFiniteLoss" in (tmp_path / "run" / "log.txt").read_text()

@@ -6,7 +6,15 @@ import torch
 from torch import nn
 
 from maskrcnn.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
-from maskrcnn.engine.state import restore, rng_state, seed_everything, set_rng_state, training_state, untouched_rng
+from maskrcnn.engine.state import (
+    check_resumable,
+    restore,
+    rng_state,
+    seed_everything,
+    set_rng_state,
+    training_state,
+    untouched_rng,
+)
 
 
 def draws():
@@ -69,8 +77,8 @@ def test_momentum_comes_back_and_changed_options_stay(tmp_path):
 
 
 def test_weights_alone_cannot_be_resumed():
-    with pytest.raises(CheckpointError, match=r"w\.pth has no iteration, optimizer, rng, scaler: it holds weights"):
-        restore({"model": {}}, "w.pth", *parts())
+    with pytest.raises(CheckpointError, match=r"w\.pth has no .*iteration, optimizer, rng, .*: it holds weights"):
+        check_resumable({"model": {}}, "w.pth")
 
 
 def test_another_model_cannot_be_resumed():

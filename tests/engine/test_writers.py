@@ -6,6 +6,7 @@ import re
 
 import numpy as np
 import pytest
+from tqdm import tqdm
 
 from maskrcnn.engine import writers
 from maskrcnn.engine.writers import JSONLines, LogLines, ProgressBar, TensorBoard, training_line
@@ -79,13 +80,8 @@ def test_tensorboard_events(tmp_path):
 
 def test_the_bar_shows_what_one_waits_for(monkeypatch):
     terminal = io.StringIO()
-    monkeypatch.setattr(writers, "tqdm", lambda **options: original(file=terminal, mininterval=0, ncols=200, **options))
-    original = __import__("tqdm").tqdm
-    monkeypatch.setattr(
-        writers,
-        "tqdm",
-        lambda **options: original(**{**options, "file": terminal, "mininterval": 0, "ncols": 200, "dynamic_ncols": False}),
-    )
+    shown = {"file": terminal, "mininterval": 0, "ncols": 200, "dynamic_ncols": False}
+    monkeypatch.setattr(writers, "tqdm", lambda **options: tqdm(**{**options, **shown}))
     bar = ProgressBar(start=10, max_iter=100)
     bar.write(19, VALUES)
     bar.advance()

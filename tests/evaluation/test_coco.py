@@ -33,7 +33,10 @@ def random_annotations(rng: np.random.Generator, image_id: int) -> list[dict]:
         bitmap[int(y) : int(y + h) + 1, int(x) : int(x + w) + 1] = 1
         if kind == "polygon":
             middle = x + w / 2
-            segmentation = [[x, y, middle - 1, y, middle - 1, y + h], [middle, y, x + w, y, x + w, y + h, middle, y + h]]
+            segmentation = [
+                [x, y, middle - 1, y, middle - 1, y + h],
+                [middle, y, x + w, y, x + w, y + h, middle, y + h],
+            ]
             area = float(coco_mask.area(coco_mask.merge(coco_mask.frPyObjects(segmentation, *SIZE))))
         elif kind == "rle":
             rle = coco_mask.encode(np.asfortranarray(bitmap))
@@ -41,7 +44,10 @@ def random_annotations(rng: np.random.Generator, image_id: int) -> list[dict]:
         else:
             changes = np.flatnonzero(np.diff(bitmap.T.ravel(), prepend=0, append=0))
             runs = np.diff([0, *changes, bitmap.size]).tolist()
-            segmentation, area = {"size": list(SIZE), "counts": [n for n in runs if n] if runs[0] else runs}, float(w * h)
+            segmentation, area = (
+                {"size": list(SIZE), "counts": [n for n in runs if n] if runs[0] else runs},
+                float(w * h),
+            )
         annotations.append(
             {
                 "image_id": image_id,
@@ -165,9 +171,7 @@ def test_the_area_of_a_detected_mask_is_its_own(tmp_path: Path) -> None:
     evaluator = CocoEvaluator(dataset, None, 100)
     thin = torch.zeros(1, 28, 28)
     thin[0, 20] = 1
-    false_one = Detections(
-        torch.tensor([[0.0, 0, 200, 200]]), torch.tensor([0.9]), torch.tensor([0]), SIZE, masks=thin
-    )
+    false_one = Detections(torch.tensor([[0.0, 0, 200, 200]]), torch.tensor([0.9]), torch.tensor([0]), SIZE, masks=thin)
     true_one = Detections(
         torch.tensor([[10.0, 10, 110, 110]]), torch.tensor([0.8]), torch.tensor([0]), SIZE, masks=torch.ones(1, 28, 28)
     )
@@ -290,13 +294,13 @@ def test_a_model_without_masks_on_data_with_masks(tmp_path: Path, caplog) -> Non
 
 
 def test_shares_of_several_processes_are_merged_and_no_image_counts_twice(tmp_path: Path, monkeypatch) -> None:
-    dataset = write_dataset(
-        tmp_path, [box_annotation(0, 0, 50, 50), box_annotation(9, 9, 50, 50, image_id=2)], [1, 2]
-    )
+    dataset = write_dataset(tmp_path, [box_annotation(0, 0, 50, 50), box_annotation(9, 9, 50, 50, image_id=2)], [1, 2])
     other = CocoEvaluator(dataset, None, 100)
     other.process([sample(1), sample(2)], [boxes_only((0, 0, 50, 50, 0.9)), boxes_only((9, 9, 59, 59, 0.9))])
     share = (other._by_image, False)
-    monkeypatch.setattr(coco, "all_gather_object", lambda value: [value, share] if isinstance(value, tuple) else [value])
+    monkeypatch.setattr(
+        coco, "all_gather_object", lambda value: [value, share] if isinstance(value, tuple) else [value]
+    )
     evaluator = CocoEvaluator(dataset, None, 100)
     evaluator.process([sample(1)], [boxes_only((0, 0, 50, 50, 0.9))])  # a sampler may repeat an image to fill a batch
     assert evaluator.result()["bbox/AP"] == pytest.approx(100)

@@ -194,7 +194,7 @@ def test_huge_boxes_are_quick_and_finite(align, sampling_ratio):
 def test_adaptive_sampling_of_a_large_box_is_the_mean_of_the_map_times_its_share(align):
     """A box of 64 x 64 around an 8 x 8 map of ones, as one bin with one point per pixel.
 
-    The points that count lie at -0.5 .. 8.5 less the border rule's: those within a pixel of the map, 10 of 64 an axis.
+    Its points lie at whole coordinates, and those from -1 to 8 count as on the map: 10 of 64 an axis.
     """
     rois = torch.tensor([[0.0, -28, -28, 36, 36]])
     out = align(torch.ones(1, 1, 8, 8), rois, scale=1.0, output_size=(1, 1), sampling_ratio=0, aligned=True)

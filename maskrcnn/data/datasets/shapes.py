@@ -81,7 +81,9 @@ def generate(
     if _stamp_of(folder) == stamp:
         return folder
     if getattr(multiprocessing.current_process(), "_inheriting", False):  # else it would wait for its parent, for ever
-        raise RuntimeError("shapes is drawn by spawned processes: put the script's code under if __name__ == '__main__'")
+        raise RuntimeError(
+            "shapes is drawn by spawned processes: put the script's code under if __name__ == '__main__'"
+        )
     root.mkdir(parents=True, exist_ok=True)
     with filelock.FileLock(root / ".shapes.lock"):
         if _stamp_of(folder) == stamp:  # another process drew it meanwhile
@@ -200,7 +202,8 @@ def crowd_region(owner: Array, index: int) -> Array:
     """A crowd's figures and the gaps between them, but no pixel of another object: bool (H, W)."""
     disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (13, 13))
     region = cv2.morphologyEx((owner == index).astype(np.uint8), cv2.MORPH_CLOSE, disc)
-    return (region > 0) & ((owner == index) | (owner < 0))
+    mask: Array = (region > 0) & ((owner == index) | (owner < 0))
+    return mask
 
 
 def keypoints_of(placed: Placed, index: int, owner: Array, *, labelled: bool) -> dict[str, Any]:

@@ -200,8 +200,8 @@ def draw_scene(rng: Random) -> Scene:
     if rng.random() >= EMPTY_SHARE:
         if rng.random() < CROWD_SHARE:
             place_crowd(scene, rng)
-        spread = min(SIZES[1], short) / SIZES[0]
-        scales = SIZES[0] * spread ** (rng.random(rng.integers(3, 7)) ** 0.65)  # log-uniform would give too few large ones
+        share = rng.random(rng.integers(3, 7)) ** 0.65  # a power of 1, log-uniform sizes, gives too few large ones
+        scales = SIZES[0] * (min(SIZES[1], short) / SIZES[0]) ** share
         order = np.argsort(-scales * rng.uniform(0.8, 1.25, len(scales)))
         for scale in scales[order]:
             place_group(scene, rng, scale)
@@ -209,6 +209,7 @@ def draw_scene(rng: Random) -> Scene:
 
 
 def place_group(scene: Scene, rng: Random, scale: float) -> None:
+    """One to three figures of one kind and about this size, the later ones beside and partly over the earlier."""
     category = CATEGORIES[rng.integers(len(CATEGORIES))]
     count = int(rng.choice([1, 2, 3], p=[0.76, 0.17, 0.07]))
     for _ in range(8):  # tries: the picture may be full here

@@ -18,10 +18,8 @@ Array = np.ndarray[Any, Any]
 Random = np.random.Generator
 Paint = Callable[[Array, Array], Array]
 
-KEYPOINTS = (
-    "nose left_eye right_eye left_ear right_ear left_shoulder right_shoulder left_elbow right_elbow left_wrist "
-    "right_wrist left_hip right_hip left_knee right_knee left_ankle right_ankle"
-).split()
+JOINTS = ("eye", "ear", "shoulder", "elbow", "wrist", "hip", "knee", "ankle")
+KEYPOINTS = ["nose", *(f"{side}_{joint}" for joint in JOINTS for side in ("left", "right"))]  # COCO's order
 # COCO's own drawing order, 1-based
 SKELETON = [[16, 14], [14, 12], [17, 15], [15, 13], [12, 13], [6, 12], [7, 13], [6, 7], [6, 8], [7, 9], [8, 10]]
 SKELETON += [[9, 11], [2, 3], [1, 2], [1, 3], [2, 4], [3, 5], [4, 6], [5, 7]]
@@ -51,7 +49,8 @@ def colour(hue: float, saturation: float, value: float) -> Array:
 
 def mix(a: Array, b: Array, share: Array) -> Array:
     """Colours `a` and `b` (3,), mixed pixel by pixel with the share (n,) of `b`."""
-    return a + share.astype(np.float32)[:, None] * (b - a)
+    mixed: Array = a + share.astype(np.float32)[:, None] * (b - a)
+    return mixed
 
 
 def polar(radius: Array, angle: Array) -> Array:
@@ -228,7 +227,8 @@ def to_segment(u: Array, v: Array, a: Array, b: Array) -> Array:
     """Distance (n,) of the points (u, v) from the segment a-b."""
     d = b - a
     t = np.clip(((u - a[0]) * d[0] + (v - a[1]) * d[1]) / max(d @ d, 1e-6), 0, 1)
-    return np.hypot(u - a[0] - t * d[0], v - a[1] - t * d[1])
+    distance: Array = np.hypot(u - a[0] - t * d[0], v - a[1] - t * d[1])
+    return distance
 
 
 def person(rng: Random, size: float) -> Figure:

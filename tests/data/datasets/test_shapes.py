@@ -4,6 +4,8 @@ import io
 import itertools
 import json
 import os
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
 from maskrcnn.data.datasets import shapes
-from maskrcnn.data.datasets.shapes_drawing import STUFF, draw_scene
+from maskrcnn.data.datasets.shapes_drawing import MIN_VISIBLE, STUFF, draw_scene
 from maskrcnn.data.datasets.shapes_figures import CATEGORIES, KEYPOINTS, SKELETON
 from maskrcnn.data.records import DatasetError
 from maskrcnn.registry import DATASETS
@@ -94,17 +96,17 @@ def test_there_is_of_everything(coco):
 
 
 def test_some_images_have_no_objects():
-    empty = [not scene_of(index).objects for index in range(IMAGES, 160)]
-    assert 1 <= sum(empty) <= 8
+    empty = [not scene_of(index).objects for index in range(IMAGES, 130)]
+    assert 1 <= sum(empty) <= 6
 
 
 @pytest.mark.parametrize("category", CATEGORIES, ids=lambda c: c.name)
 def test_figures_of_every_size_are_finite_and_about_that_large(category):
-    for size, seed in itertools.product((7, 24, 90, 260), range(20)):
+    for size, seed in itertools.product((9, 24, 90, 260), range(20)):
         figure = category.draw(np.random.default_rng(seed), size)
         outline = np.concatenate(figure.parts)
         assert np.isfinite(outline).all() and all(np.isfinite(hole).all() for hole in figure.holes)
-        assert 0.45 * size < np.ptp(outline, axis=0).max() < 1.3 * size
+        assert 0.45 * size < np.ptp(outline, axis=0).max() < 1.3 * size + 3
         u, v = outline.T
         colours = figure.paint(u, v)
         assert colours.shape == (len(u), 3) and np.isfinite(colours).all()
@@ -129,11 +131,11 @@ def test_annotations_are_the_drawn_pixels(coco):
             assert a["area"] == mask.sum() and a["category_id"] == placed.category.id
 
 
-def test_nothing_is_all_but_hidden(coco):
+def test_nothing_is_all_but_hidden():
     for index in range(IMAGES):
         scene = scene_of(index)
         for i, placed in enumerate(scene.objects):
-            assert (scene.owner == i).sum() >= 0.15 * placed.drawn
+            assert (scene.owner == i).sum() >= max(20, MIN_VISIBLE * placed.drawn)
 
 
 def test_crowds_are_uncompressed_rle_and_the_other_rle_is_text(coco):
@@ -251,9 +253,24 @@ def contents(folder):
 
 
 def test_the_number_of_processes_changes_nothing(tmp_path):
-    one = shapes.generate(tmp_path / "one", train=10, val=2, seed=3, workers=1)
-    two = shapes.generate(tmp_path / "two", train=10, val=2, seed=3, workers=2)
+    one = shapes.generate(tmp_path / "one", train=4, val=2, seed=3, workers=1)
+    two = shapes.generate(tmp_path / "two", train=4, val=2, seed=3, workers=2)
     assert contents(one) == contents(two)
+
+
+@pytest.mark.slow
+def test_a_script_without_a_main_guard_is_told_so_and_does_not_hang(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from maskrcnn.data.datasets.shapes import generate\n"
+        f"generate({str(tmp_path / 'root')!r}, train=2, val=1, workers=2)\n"
+    )
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run(
+        [sys.executable, script], env=environment, capture_output=True, text=True, timeout=240, check=False
+    )
+    assert done.returncode != 0 and "if __name__ == '__main__'" in done.stderr
+    assert not (tmp_path / "root" / "shapes").exists()
 
 
 def test_an_image_depends_on_seed_split_and_index_only(folder, tmp_path):

@@ -1,0 +1,65 @@
+"""The pages' code runs as printed."""
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import maskrcnn
+from maskrcnn.cli import main
+from maskrcnn.data import InstanceMapper, dataset
+from maskrcnn.registry import DATASETS, MASK_HEADS
+
+ROOT = Path(__file__).parents[1]
+SMALL = ["MODEL.NUM_CLASSES", "1", "MODEL.WEIGHTS", "[]", "MODEL.BACKBONE.DEPTH", "18", "MODEL.NECK.CHANNELS", "16"]
+
+
+def blocks(page: str, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", (ROOT / page).read_text(), flags=re.DOTALL)
+
+
+@pytest.fixture
+def files(tmp_path, monkeypatch):
+    """The files of docs/adding_a_part.md, each named in its first line, in an empty folder."""
+    for block in blocks("docs/adding_a_part.md", "(?:python|yaml)"):
+        name, code = block.split("\n", 1)
+        (tmp_path / name.removeprefix("# ")).write_text(code)
+    monkeypatch.chdir(tmp_path)
+    yield tmp_path
+    MASK_HEADS._classes.pop("EdgeMaskHead", None)
+    DATASETS._entries.pop("squares", None)
+    for module in ("edge_head", "squares"):
+        sys.modules.pop(module, None)
+
+
+def test_a_head_and_a_data_set_of_ones_own_train(files):
+    cfg = maskrcnn.load_config(files / "squares.yaml", SMALL)
+    model = maskrcnn.build_model(cfg).train()
+    assert type(model.roi_heads.mask_head).__name__ == "EdgeMaskHead"
+    assert model.roi_heads.mask_head.edge_weight == 3.0
+    records = dataset("squares", files)
+    assert len(records) == 8 and records.class_names == ("square",)
+    mapper = InstanceMapper([], training=True)
+    losses = model([mapper(records[i], None) for i in range(2)])
+    assert all(torch.isfinite(loss) for loss in losses.values()) and losses["loss_mask"] > 0
+
+
+def test_a_misspelt_option_names_file_and_option(files):
+    (files / "typo.yaml").write_text((files / "edge.yaml").read_text().replace("EDGE_WEIGHT", "EDGE_WIEGHT"))
+    with pytest.raises(ValueError, match=r"typo\.yaml.*EDGE_WIEGHT(.|\n)*EDGE_WEIGHT"):
+        maskrcnn.load_config(files / "typo.yaml")
+
+
+def test_the_readmes_commands_exist(capsys):
+    """Each `python tools/X.py` and `maskrcnn X` of the pages is a command that answers --help."""
+    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+    text = "\n".join(page.read_text() for page in pages)
+    tools = set(re.findall(r"python (tools/\w+\.py)", text))
+    assert "tools/train_net.py" in tools and all((ROOT / tool).is_file() for tool in tools)
+    commands = set(re.findall(r"^maskrcnn (\w+)", text, flags=re.MULTILINE)) | {"train", "predict"}
+    for command in sorted(commands):
+        with pytest.raises(SystemExit) as end:
+            main([command, "--help"])
+        assert end.value.code == 0 and "usage" in capsys.readouterr().out
