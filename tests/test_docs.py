@@ -27,6 +27,7 @@ def files(tmp_path, monkeypatch):
         name, code = block.split("\n", 1)
         (tmp_path / name.removeprefix("# ")).write_text(code)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))  # IMPORTS adds its folder
     yield tmp_path
     MASK_HEADS._classes.pop("EdgeMaskHead", None)
     DATASETS._entries.pop("squares", None)

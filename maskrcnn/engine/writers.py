@@ -17,6 +17,8 @@ from tqdm import tqdm
 from maskrcnn.checkpoint import write_atomically
 from maskrcnn.engine.logs import METRICS_LOGGER
 
+logger = logging.getLogger(__name__)
+
 # Among the values of a training line, those that are no loss; an evaluation's metrics have a slash in their name.
 TRAINING_VALUES = ("eta_seconds", "time", "data_time", "imgs_per_s", "lr", "max_mem")
 
@@ -48,16 +50,12 @@ def losses_of(values: Mapping[str, float]) -> dict[str, float]:
 class LogLines(Writer):
     """One line for each set of numbers, in the form that people grep for."""
 
-    def __init__(self) -> None:
-        self.logger = logging.getLogger(METRICS_LOGGER)
-
     def write(self, iteration: int, values: Mapping[str, float]) -> None:
         if is_training(values):
-            self.logger.info(training_line(iteration, values))
+            logging.getLogger(METRICS_LOGGER).info(training_line(iteration, values))
         else:
-            self.logger.info(
-                "evaluation after iter: %d  %s", iteration, "  ".join(f"{k}: {v:.2f}" for k, v in values.items())
-            )
+            metrics = "  ".join(f"{name}: {value:.2f}" for name, value in values.items())
+            logger.info("evaluation after iter: %d  %s", iteration, metrics)
 
 
 def training_line(iteration: int, values: Mapping[str, float]) -> str:
@@ -72,10 +70,13 @@ def training_line(iteration: int, values: Mapping[str, float]) -> str:
 
 
 class ProgressBar(Writer):
-    """A live bar on a terminal: losses, learning rate, img/s, data time, memory; tqdm adds iterations and the ETA."""
+    """A live bar on a terminal: iterations, elapsed time and ETA, then loss, speed, rate, memory, and each loss."""
 
     def __init__(self, start: int, max_iter: int) -> None:
-        self.bar = tqdm(total=max_iter, initial=start, unit="it", dynamic_ncols=True, smoothing=0.05)
+        shape = "{percentage:3.0f}%|{bar:10}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}]{postfix}"
+        self.bar = tqdm(
+            total=max_iter, initial=start, unit="it", bar_format=shape, dynamic_ncols=True, smoothing=0.05, miniters=1
+        )
 
     def advance(self) -> None:
         self.bar.update()
@@ -89,11 +90,13 @@ class ProgressBar(Writer):
 
 
 def bar_text(values: Mapping[str, float]) -> str:
-    """`loss 2.31 (cls 1.2 box 0.4 mask 0.7) lr 0.0004 4.1 img/s data 3 ms 812M`."""
-    parts = [f"{k.removeprefix('loss_')} {v:.3g}" for k, v in values.items() if k.startswith("loss_")]
-    text = f"loss {values['total_loss']:.3g} ({' '.join(parts)}) lr {values['lr']:.3g} {values['imgs_per_s']:.3g} img/s"
-    text += f" data {1000 * values['data_time']:.0f} ms"
-    return text + (f" {values['max_mem']:.0f}M" if "max_mem" in values else "")
+    """`loss 2.31  4.1 img/s  lr 0.0004  data 3 ms  812M  cls 1.2 box 0.4 mask 0.7`: a narrow terminal cuts the end."""
+    parts = [f"loss {values['total_loss']:.3g}", f"{values['imgs_per_s']:.3g} img/s", f"lr {values['lr']:.3g}"]
+    parts.append(f"data {1000 * values['data_time']:.0f} ms")
+    if "max_mem" in values:
+        parts.append(f"{values['max_mem']:.0f}M")
+    losses = [f"{name.removeprefix('loss_')} {v:.3g}" for name, v in values.items() if name.startswith("loss_")]
+    return "  ".join([*parts, " ".join(losses)])
 
 
 class JSONLines(Writer):

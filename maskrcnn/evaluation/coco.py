@@ -284,8 +284,13 @@ def _record_annotations(dataset: Dataset) -> Iterator[dict[str, Any]]:
                 "bbox": [x1, y1, x2 - x1, y2 - y1],
                 "area": obj.area,
                 "iscrowd": int(obj.crowd),
-                "segmentation": [p.astype(float).tolist() for p in parts] if isinstance(parts, list) else parts,
+                "segmentation": polygons_as_written(parts) if isinstance(parts, list) else parts,
             }
+
+
+def polygons_as_written(parts: list[np.ndarray]) -> list[list[float]]:
+    """Records hold float32: rounded to a file's usual decimals, COCO's rasteriser gives the file's own masks again."""
+    return [np.round(part.astype(float), 3).tolist() for part in parts]
 
 
 def check_image_ids(dataset: Dataset) -> None:

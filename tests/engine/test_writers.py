@@ -88,5 +88,5 @@ def test_the_bar_shows_what_one_waits_for(monkeypatch):
     bar.close()
     text = terminal.getvalue()
     assert "11/100" in text
-    assert "loss 2.31 (cls 1.5) lr 0.00042 3.98 img/s data 3 ms 812M" in text
+    assert "loss 2.31  3.98 img/s  lr 0.00042  data 3 ms  812M  cls 1.5" in text
     assert re.search(r"\[\d\d:\d\d<", text)  # elapsed and ETA
