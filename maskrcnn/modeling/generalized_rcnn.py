@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 from torch import Tensor, nn
 
@@ -11,7 +11,17 @@ from maskrcnn.conventions import OURS, Conventions
 from maskrcnn.modeling.model import IMAGENET_MEAN, IMAGENET_STD, Model, targets_of
 from maskrcnn.modeling.roi_heads import RoIHeads
 from maskrcnn.registry import BACKBONES, MODELS, NECKS, PROPOSALS, ROI_HEADS
-from maskrcnn.structures import Detections, ImageBatch, Sample
+from maskrcnn.structures import Detections, ImageBatch, Instances, Proposals, Sample
+
+
+class ProposalStage(Protocol):
+    """The face of a first stage."""
+
+    def losses(
+        self, features: dict[str, Tensor], images: ImageBatch, targets: list[Instances]
+    ) -> tuple[list[Proposals], dict[str, Tensor]]: ...
+
+    def inference(self, features: dict[str, Tensor], images: ImageBatch) -> list[Proposals]: ...
 
 
 @MODELS.register(BACKBONE=BACKBONES, NECK=NECKS, PROPOSALS=PROPOSALS, ROI_HEADS=ROI_HEADS)
@@ -29,14 +39,15 @@ class GeneralizedRCNN(Model):
         self,
         backbone: nn.Module,
         neck: nn.Module | None,
-        proposals: nn.Module,
+        proposals: ProposalStage,
         roi_heads: RoIHeads,
         pixel_mean: Sequence[float] = IMAGENET_MEAN,
         pixel_std: Sequence[float] = IMAGENET_STD,
     ) -> None:
         super().__init__(pixel_mean, pixel_std)
-        self.backbone, self.neck, self.proposals, self.roi_heads = backbone, neck, proposals, roi_heads
-        self.divisibility = max(part.divisibility for part in (backbone, neck) if part is not None)
+        self.backbone, self.neck, self.roi_heads = backbone, neck, roi_heads
+        self.proposals: ProposalStage = proposals
+        self.divisibility: int = max(getattr(part, "divisibility", 1) for part in (backbone, neck))
 
     @classmethod
     def from_config(

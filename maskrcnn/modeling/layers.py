@@ -46,6 +46,11 @@ class FrozenBatchNorm2d(nn.Module):
     `ConvNorm` folds it into its convolution, which saves a pass over the activations.
     """
 
+    weight: Tensor
+    bias: Tensor
+    running_mean: Tensor
+    running_var: Tensor
+
     def __init__(self, channels: int, *, eps: float = 1e-5) -> None:
         super().__init__()
         self.eps = eps

@@ -25,6 +25,8 @@ class Model(nn.Module):
     """
 
     task: str
+    pixel_mean: Tensor
+    pixel_std: Tensor
 
     def __init__(self, pixel_mean: Sequence[float], pixel_std: Sequence[float]) -> None:
         super().__init__()

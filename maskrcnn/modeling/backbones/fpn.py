@@ -28,8 +28,9 @@ class FPN(nn.Module):
             self.lateral[name] = ConvNorm(spec.channels, channels, 1, norm=norm)
             self.output[name] = ConvNorm(channels, channels, 3, norm=norm)
             self.specs[f"p{name[-1]}"] = FeatureSpec(channels, spec.stride)
-        for conv in [*self.lateral.values(), *self.output.values()]:
-            init_xavier(conv)
+        for conv in self.modules():
+            if isinstance(conv, ConvNorm):
+                init_xavier(conv)
         coarsest = self.in_features[-1]
         self.coarsest, self.extra = f"p{coarsest[-1]}", f"p{int(coarsest[-1]) + 1}"
         self.specs[self.extra] = FeatureSpec(channels, 2 * specs[coarsest].stride)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Self
 
@@ -17,9 +17,6 @@ from maskrcnn.modeling.roi_heads.mask import MaskHead
 from maskrcnn.modeling.roi_heads.roi_heads import RoIHeads, split_rows
 from maskrcnn.registry import BOX_HEADS, MASK_HEADS, ROI_HEADS, kwargs_of
 from maskrcnn.structures import Candidates, Detections, Instances, Proposals, RoISamples
-
-MASK_POOL_SIZE = 14
-Head = Callable[..., Any]
 
 
 @ROI_HEADS.register(
@@ -113,4 +110,5 @@ class StandardRoIHeads(RoIHeads):
         return self.box_head(self.box_pooler(features, [r.boxes for r in rows]))
 
     def mask_logits(self, features: dict[str, Tensor], rows: list[RoISamples] | list[Detections]) -> Tensor:
+        assert self.mask_head is not None and self.mask_pooler is not None
         return self.mask_head(self.mask_pooler(features, [r.boxes for r in rows]))
