@@ -71,7 +71,8 @@ def disagreement(ours: Detections, peer: dict[str, Tensor]) -> str:
     box, score = (ours.boxes - peer["boxes"]).abs().max().item(), (ours.scores - peer["scores"]).abs().max().item()
     assert box < 1e-2, f"boxes differ by {box} px"
     assert score < 1e-4, f"scores differ by {score}"
-    return f"{len(ours)} detections of {len(ours.labels.unique())} classes, boxes within {box:.1e} px, scores within {score:.1e}"
+    classes = len(ours.labels.unique())
+    return f"{len(ours)} detections of {classes} classes, boxes within {box:.1e} px, scores within {score:.1e}"
 
 
 def pasted(detections: Detections) -> Tensor:

@@ -94,11 +94,9 @@ def train(cfg: CfgNode, *, resume: bool = False) -> dict[str, float]:
             evaluate=evaluation if evaluation.wanted else None,
             eval_period=cfg.TEST.EVAL_PERIOD,
         )
-        logger.info("training from iteration %d to %d", parts.start, cfg.SOLVER.MAX_ITER)
+        left = max(cfg.SOLVER.MAX_ITER - parts.start, 0)
+        logger.info("training from iteration %d: %d left of %d", parts.start, left, cfg.SOLVER.MAX_ITER)
         results = trainer.train(parts.start, cfg.SOLVER.MAX_ITER)
-        if parts.start >= cfg.SOLVER.MAX_ITER and evaluation.wanted:
-            logger.info("nothing left to train")
-            results = evaluation()
         logger.info("done; the run is in %s", folder)
         return results
 

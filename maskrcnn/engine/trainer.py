@@ -68,7 +68,10 @@ class Trainer:
         self.evaluate, self.eval_period = evaluate, eval_period
 
     def train(self, start: int, max_iter: int) -> dict[str, float]:
-        """Run iterations `start` to `max_iter` - 1; the last evaluation's metrics, empty without one."""
+        """Run iterations `start` to `max_iter` - 1; the last evaluation's metrics, empty without one.
+
+        When nothing is left to train, the model is evaluated once: the run may have been stopped just before that.
+        """
         results: dict[str, float] = {}
         self.model.train()
         try:
@@ -77,13 +80,21 @@ class Trainer:
                 for hook in self.hooks:
                     hook.after_step(step)
                 due = self.eval_period and (iteration + 1) % self.eval_period == 0
-                if self.evaluate and (due or step.is_last):
-                    results = self.evaluate()
-                    for hook in self.hooks:
-                        hook.after_evaluation(iteration, results)
+                if due or step.is_last:
+                    results = self.evaluation_after(iteration)
+            if start >= max_iter:
+                results = self.evaluation_after(start - 1)
         finally:
             for hook in self.hooks:
                 hook.close()
+        return results
+
+    def evaluation_after(self, iteration: int) -> dict[str, float]:
+        if self.evaluate is None:
+            return {}
+        results = self.evaluate()
+        for hook in self.hooks:
+            hook.after_evaluation(iteration, results)
         return results
 
     def step(self, iteration: int, max_iter: int) -> Step:

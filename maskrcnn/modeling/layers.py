@@ -22,7 +22,7 @@ class FeatureSpec:
 
 @dataclass(frozen=True)
 class RoISpec:
-    """What a pooler gives a head: (R, channels, *size); with `levels` > 1 (PANet §3.2) a leading dimension of levels."""
+    """What a pooler gives a head: (R, channels, *size), with `levels` > 1 (PANet §3.2) one of levels before."""
 
     channels: int
     size: tuple[int, int]
@@ -70,7 +70,9 @@ class FrozenBatchNorm2d(nn.Module):
 
 
 def make_norm(name: str, channels: int) -> nn.Module | None:
-    """A norm layer for (N, channels, H, W); None for the empty name. GN has 32 groups (Wu & He), fewer if they do not divide.
+    """A norm layer for (N, channels, H, W); None for the empty name.
+
+    GN has 32 groups (Wu & He), fewer if they do not divide the channels.
 
     Raises:
         ValueError: an unknown name.

@@ -139,7 +139,9 @@ def test_nothing_to_resume_is_said(tmp_path):
 def test_a_finished_run_is_evaluated_and_a_longer_schedule_goes_on(tmp_path):
     first = train(write_config(tmp_path))
     assert train(tmp_path / "config.yaml", resume=True) == first
-    assert "nothing left to train" in (tmp_path / "run" / "log.txt").read_text()
+    assert "0 left of 8" in (tmp_path / "run" / "log.txt").read_text()
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.json").read_text().splitlines()]
+    assert lines[-1] == {"iteration": 7, **first}
     train(tmp_path / "config.yaml", "SOLVER.MAX_ITER=10", resume=True)
     assert load_checkpoint(tmp_path / "run" / "model_final.pth")["iteration"] == 9
     assert "changed since: SOLVER.MAX_ITER 8 -> 10" in (tmp_path / "run" / "log.txt").read_text()

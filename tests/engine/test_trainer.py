@@ -85,6 +85,12 @@ def test_an_evaluation_at_the_end_happens_once_and_without_a_period():
     assert hook.evaluations == []
 
 
+def test_a_finished_run_is_evaluated():
+    hook = Record()
+    assert trainer(Line(), hook, evaluate=lambda: {"AP": 1.0}).train(5, 5) == {"AP": 1.0}
+    assert hook.evaluations == [(4, {"AP": 1.0})] and hook.steps == [] and hook.closed == 1
+
+
 def test_hooks_are_closed_when_a_step_fails():
     hook = Record()
     failing = trainer(Line(), hook)

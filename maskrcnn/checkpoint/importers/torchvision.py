@@ -98,8 +98,8 @@ def rename(state: Mapping[str, Tensor], table: tuple[Any, ...], prefix: str) -> 
     if left:
         raise ImportFailed(
             f"this looks like torchvision's weights, but {len(left)} tensors have no place here: "
-            f"{', '.join(left[:8])}{', ...' if len(left) > 8 else ''}. Known are ResNet classifiers, fasterrcnn_resnet*_fpn "
-            "and maskrcnn_resnet50_fpn (not _v2)"
+            f"{', '.join(left[:8])}{', ...' if len(left) > 8 else ''}. Known are ResNet classifiers, "
+            "fasterrcnn_resnet*_fpn and maskrcnn_resnet50_fpn (not _v2)"
         )
     return renamed
 

@@ -115,7 +115,7 @@ def background(rng: Random, size: tuple[int, int]) -> Scene:
         slope, wave, period = rng.uniform(-0.4, 0.4), rng.uniform(0, 10), rng.uniform(12, 50)
         border = size[0] * (i - rng.uniform(0, 0.6)) / len(kinds) + slope * (column - size[1] / 2)
         below = (np.arange(size[0])[:, None] > border + wave * np.sin(column / period)) | (i == 0)
-        np.copyto(canvas, STUFF[kind][1](rng, y, x).reshape(*size, 3), where=below[..., None])
+        cv2.copyTo(STUFF[kind][1](rng, y, x).reshape(*size, 3), below.astype(np.uint8), canvas)
         stuff[below] = kind
     turn = rng.uniform(0, 2 * np.pi)
     return Scene(canvas, np.full(size, -1, np.int16), stuff, np.array([np.cos(turn), np.sin(turn)]))
@@ -151,11 +151,15 @@ def place(scene: Scene, rng: Random, category: Category, size: float, centre: Ar
 
 def leaves_too_little(scene: Scene, mask: Array) -> bool:
     """Whether drawing `mask` would all but hide an earlier object, or be next to nothing itself."""
+    if mask.sum() < 30:
+        return True
     count = len(scene.objects)
     hidden = np.bincount(scene.owner[mask] + 1, minlength=count + 1)[1:]
+    if not hidden.any():
+        return False
     visible = np.bincount(scene.owner.ravel() + 1, minlength=count + 1)[1:]
-    drawn = np.array([o.drawn for o in scene.objects])
-    return bool(mask.sum() < 30 or (visible - hidden < np.maximum(MIN_VISIBLE * drawn, 20))[hidden > 0].any())
+    least = np.maximum(MIN_VISIBLE * np.array([o.drawn for o in scene.objects]), 20)
+    return bool((visible - hidden < least)[hidden > 0].any())
 
 
 def paint(scene: Scene, rng: Random, figure: Figure, mask: Array, rotation: Array, centre: Array) -> None:
@@ -167,7 +171,8 @@ def paint(scene: Scene, rng: Random, figure: Figure, mask: Array, rotation: Arra
     canvas, mask = scene.canvas[window], mask[window]
     move = np.array([[1, 0, height * scene.light[0]], [0, 1, height * scene.light[1]]])
     cast = cv2.warpAffine(mask.astype(np.float32), move, mask.shape[::-1])
-    canvas *= 1 - rng.uniform(0.4, 0.65) * cv2.GaussianBlur(cast, (0, 0), height / 2)[..., None]
+    shadow = 1 - rng.uniform(0.4, 0.65) * cv2.GaussianBlur(cast, (0, 0), height / 2)
+    canvas *= cv2.merge([shadow] * 3)
     y, x = np.nonzero(mask)
     offset = np.stack([x, y]) + 0.5 + [[left], [top]] - centre[:, None]
     u, v = (rotation.T @ offset).astype(np.float32)
@@ -229,7 +234,10 @@ def place_group(scene: Scene, rng: Random, scale: float) -> None:
 
 def photograph(scene: Scene, rng: Random) -> Array:
     """The scene through a plain camera, slightly soft and noisy: uint8 (H, W, 3) RGB."""
-    soft = cv2.GaussianBlur(scene.canvas, (0, 0), rng.uniform(0.4, 0.7))
-    grain = rng.standard_normal(soft.shape, dtype=np.float32) * np.float32(rng.uniform(1, 6))
-    picture: Array = np.clip(soft * rng.uniform(0.8, 1.1) + grain, 0, 255).round().astype(np.uint8)
-    return picture
+    picture: Array = cv2.GaussianBlur(scene.canvas, (0, 0), rng.uniform(0.4, 0.7))
+    grain: Array = rng.standard_normal(picture.shape, dtype=np.float32)
+    grain *= np.float32(rng.uniform(1, 6))
+    picture *= rng.uniform(0.8, 1.1)
+    picture += grain
+    rounded: Array = np.clip(picture, 0, 255, out=picture).round().astype(np.uint8)
+    return rounded

@@ -49,7 +49,7 @@ def colour(hue: float, saturation: float, value: float) -> Array:
 
 def mix(a: Array, b: Array, share: Array) -> Array:
     """Colours `a` and `b` (3,), mixed pixel by pixel with the share (n,) of `b`."""
-    mixed: Array = a + share.astype(np.float32)[:, None] * (b - a)
+    mixed: Array = (a[:, None] + share.astype(np.float32) * (b - a)[:, None]).T  # rows of 3 would be 3 times as slow
     return mixed
 
 

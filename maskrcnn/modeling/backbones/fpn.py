@@ -15,7 +15,7 @@ from maskrcnn.registry import NECKS
 class FPN(nn.Module):
     """Top-down path with lateral connections (FPN §3), and p6 by subsampling p5 for the RPN's largest anchors.
 
-    {"res2": (N, C2, H/4, W/4), ..., "res5"} -> {"p2": (N, channels, H/4, W/4), ..., "p5", "p6": (N, channels, H/64, W/64)}.
+    {"res2": (N, C2, H/4, W/4), ..., "res5"} -> {"p2": (N, channels, H/4, W/4), ..., "p5", "p6"}, p6 of stride 64.
     """
 
     def __init__(self, specs: Mapping[str, FeatureSpec], *, channels: int = 256, norm: str = "") -> None:

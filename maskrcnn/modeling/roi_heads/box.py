@@ -70,7 +70,10 @@ class BoxHead(nn.Module):
 
 @BOX_HEADS.register(CODER=BoxCoder)
 class TwoFCBoxHead(BoxHead):
-    """Two fully connected layers on the pooled features (FPN §4.2). (R, C, 7, 7) -> logits (R, K+1), deltas (R, K, 4)."""
+    """Two fully connected layers on the pooled features (FPN §4.2).
+
+    RoI features (R, C, 7, 7), or (L, R, C, 7, 7) from all levels -> logits (R, K+1), deltas (R, K, 4).
+    """
 
     def __init__(
         self,
