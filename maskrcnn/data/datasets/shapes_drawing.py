@@ -235,8 +235,7 @@ def place_group(scene: Scene, rng: Random, scale: float) -> None:
 def photograph(scene: Scene, rng: Random) -> Array:
     """The scene through a plain camera, slightly soft and noisy: uint8 (H, W, 3) RGB."""
     picture: Array = cv2.GaussianBlur(scene.canvas, (0, 0), rng.uniform(0.4, 0.7))
-    grain: Array = rng.standard_normal(picture.shape, dtype=np.float32)
-    grain *= np.float32(rng.uniform(1, 6))
+    grain = rng.standard_normal(picture.shape, dtype=np.float32) * np.float32(rng.uniform(1, 6))
     picture *= rng.uniform(0.8, 1.1)
     picture += grain
     rounded: Array = np.clip(picture, 0, 255, out=picture).round().astype(np.uint8)
