@@ -12,15 +12,14 @@ from maskrcnn.registry import BACKBONES
 
 BLOCKS_PER_STAGE = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 STAGES = ("res2", "res3", "res4", "res5")
-WIDTHS = (64, 128, 256, 512)
 
 
 class Stem(nn.Module):
     """7x7 convolution of stride 2, then 3x3 max-pooling of stride 2."""
 
-    def __init__(self, norm: str) -> None:
+    def __init__(self, channels: int, norm: str) -> None:
         super().__init__()
-        self.conv1 = ConvNorm(3, 64, 7, norm=norm, stride=2)
+        self.conv1 = ConvNorm(3, channels, 7, norm=norm, stride=2)
 
     def forward(self, x: Tensor) -> Tensor:
         return F.max_pool2d(F.relu(self.conv1(x), inplace=True), kernel_size=3, stride=2, padding=1)
@@ -74,9 +73,10 @@ class ResNet(nn.Module):
     """ResNet-18, 34, 50, 101 or 152.
 
     Images (N, 3, H, W) -> {"res2": (N, C, H/4, W/4), ..., "res5": (N, C, H/32, W/32)}, those in `out_features`;
-    C of res2 is 64 for ResNet-18 and 34, 256 for the deeper ones, and doubles with each stage.
+    C of res2 is `width` for ResNet-18 and 34, 4 * `width` for the deeper ones, and doubles with each stage.
 
     Args:
+        width: channels of the stem and of the 3x3 convolutions in res2; 64 in the paper and in all released weights.
         norm: FrozenBN (fixed, as in the paper), BN, SyncBN or GN.
         freeze_at: how many of stem, res2, res3, ... are not trained and have frozen norms; 0 trains all (from scratch).
         stride_in_1x1: where a bottleneck has its stride; torchvision's weights want it in the 3x3, MSRA's in the 1x1.
@@ -88,6 +88,7 @@ class ResNet(nn.Module):
         self,
         *,
         depth: int = 50,
+        width: int = 64,
         out_features: Sequence[str] = STAGES,
         norm: str = "FrozenBN",
         freeze_at: int = 2,
@@ -100,17 +101,17 @@ class ResNet(nn.Module):
             raise ValueError(f"ResNet has no level {', '.join(sorted(unknown))}; its levels are {', '.join(STAGES)}")
         block = Bottleneck if depth >= 50 else BasicBlock
         levels = {
-            name: FeatureSpec(channels=width * block.expansion, stride=4 * 2**i)
-            for i, (name, width) in enumerate(zip(STAGES, WIDTHS, strict=True))
+            name: FeatureSpec(channels=width * 2**i * block.expansion, stride=4 * 2**i)
+            for i, name in enumerate(STAGES)
         }
         self.specs = {name: levels[name] for name in STAGES if name in out_features}
 
         def norm_at(stage: int) -> str:
             return "FrozenBN" if stage < freeze_at and norm in ("BN", "SyncBN") else norm
 
-        self.stem = Stem(norm_at(0))
+        self.stem = Stem(width, norm_at(0))
         self.stages = nn.ModuleDict()
-        channels = 64
+        channels = width
         for i, (name, level) in enumerate(levels.items()):
             if name > max(out_features):
                 break  # a stage that nobody reads would be parameters without a gradient
@@ -120,7 +121,7 @@ class ResNet(nn.Module):
                 blocks.append(
                     block(
                         channels,
-                        WIDTHS[i],
+                        width * 2**i,
                         stride=stride if j == 0 else 1,
                         norm=norm_at(i + 1),
                         stride_in_1x1=stride_in_1x1,

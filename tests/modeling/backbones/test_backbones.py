@@ -38,6 +38,13 @@ def test_frozen_stages_do_not_train_and_have_frozen_norms():
     assert all(p.requires_grad for p in ResNet(depth=18, norm="GN", freeze_at=0).parameters())
 
 
+def test_a_narrow_trunk_keeps_its_shape():
+    backbone = ResNet(depth=18, width=16)
+    assert [spec.channels for spec in backbone.specs.values()] == [16, 32, 64, 128]
+    features = backbone(torch.randn(1, 3, 64, 64))
+    assert [f.shape[1] for f in features.values()] == [16, 32, 64, 128]
+
+
 def test_stages_behind_the_last_level_are_not_built():
     backbone = ResNet(depth=18, out_features=("res3", "res4"))
     assert list(backbone.stages) == ["res2", "res3", "res4"] and list(backbone.specs) == ["res3", "res4"]
