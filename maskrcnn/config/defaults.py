@@ -85,9 +85,11 @@ class Input:
 
 @dataclass(frozen=True)
 class Solver:
-    """SGD and its schedule: Mask R-CNN §3.1; the warm-up, of which the paper says nothing, is Detectron2's."""
+    """The optimizer and its schedule: Mask R-CNN §3.1; the warm-up, of which the paper says nothing, is Detectron2's."""
 
     IMS_PER_BATCH: int = 16  # over all GPUs together
+    # AdamW learns faster from scratch; its decay is decoupled from the gradient, and its rates are far lower than SGD's.
+    OPTIMIZER: Literal["SGD", "AdamW"] = "SGD"
     BASE_LR: float = 0.02  # for this batch: another batch size wants the rate scaled with it
     LR_SCHEDULE: Literal["multistep", "poly", "cosine"] = "multistep"
     POLY_POWER: float = 0.9
@@ -96,6 +98,9 @@ class Solver:
     MAX_ITER: int = 160000
     WARMUP_ITERS: int = 1000
     WARMUP_FACTOR: float = 0.001
+    # Patterns of parameter names with the factor of their learning rate, [["roi_heads.mask_head.*", 4.0]]; the last
+    # match counts, and 0 freezes.
+    LR_FACTORS: tuple[tuple[str, float], ...] = ()
     MOMENTUM: float = 0.9
     NESTEROV: bool = False
     WEIGHT_DECAY: float = 0.0001

@@ -159,7 +159,9 @@ def _has_part(cfg: CfgNode, key: str) -> bool:
 
 
 def learning_rate_hint(solver: Mapping[str, Any]) -> str | None:
-    """What the linear rule says about another batch size than the paper's; None when there is nothing to say."""
+    """What the linear rule says of SGD with another batch size than the paper's; None when there is nothing to say."""
+    if solver["OPTIMIZER"] != "SGD":
+        return None
     batch, rate = solver["IMS_PER_BATCH"], solver["BASE_LR"]
     suggested = REFERENCE_LR * batch / REFERENCE_BATCH
     if batch == REFERENCE_BATCH or abs(rate - suggested) < 1e-3 * suggested:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import math
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
@@ -20,35 +21,58 @@ NORMS = (
 )
 
 
-def parameter_groups(model: nn.Module, *, weight_decay: float, weight_decay_norm: float) -> list[dict[str, Any]]:
-    """The trainable parameters in two groups: those of norm layers (weight and bias) decay by their own rate.
+def parameter_groups(
+    model: nn.Module,
+    *,
+    weight_decay: float,
+    weight_decay_norm: float,
+    lr_factors: Sequence[tuple[str, float]] = (),
+) -> list[dict[str, Any]]:
+    """The trainable parameters, grouped by weight decay and "lr_factor", by which the trainer multiplies the rate.
 
-    A frozen parameter is in neither; a parameter that two modules share is in one group, once.
-    """
-    ordinary: list[nn.Parameter] = []
-    norms: list[nn.Parameter] = []
-    seen: set[nn.Parameter] = set()
-    for module in model.modules():
-        for parameter in module.parameters(recurse=False):
-            if parameter.requires_grad and parameter not in seen:
-                seen.add(parameter)
-                (norms if isinstance(module, NORMS) else ordinary).append(parameter)
-    groups = [
-        {"params": ordinary, "weight_decay": weight_decay},
-        {"params": norms, "weight_decay": weight_decay_norm},
-    ]
-    return [group for group in groups if group["params"]]
+    Norm layers (weight and bias) decay by their own rate. A frozen parameter is in no group; a parameter that two
+    modules share is in one group, once.
 
-
-def build_optimizer(model: nn.Module, solver: Mapping[str, Any]) -> torch.optim.SGD:
-    """SGD with momentum (Mask R-CNN §3.1), from the section SOLVER.
+    Args:
+        lr_factors: patterns of parameter names (`roi_heads.mask_head.*`) and their factors; the last match counts.
+            A factor of 0 freezes the parameter.
 
     Raises:
-        ValueError: nothing to train.
+        ValueError: a pattern that matches no parameter.
     """
-    groups = parameter_groups(model, weight_decay=solver["WEIGHT_DECAY"], weight_decay_norm=solver["WEIGHT_DECAY_NORM"])
+    norms = {id(p) for module in model.modules() if isinstance(module, NORMS) for p in module.parameters(recurse=False)}
+    names = [name for name, _ in model.named_parameters()]
+    for pattern, _ in lr_factors:
+        if not fnmatch.filter(names, pattern):
+            raise ValueError(f"SOLVER.LR_FACTORS: {pattern!r} matches no parameter, such as {names[-1]}")
+    groups: dict[tuple[float, float], dict[str, Any]] = {}
+    for name, parameter in model.named_parameters():
+        factor = next((f for pattern, f in reversed(lr_factors) if fnmatch.fnmatchcase(name, pattern)), 1.0)
+        if factor == 0:
+            parameter.requires_grad_(False)
+        if parameter.requires_grad:
+            decay = weight_decay_norm if id(parameter) in norms else weight_decay
+            group = groups.setdefault((decay, factor), {"params": [], "weight_decay": decay, "lr_factor": factor})
+            group["params"].append(parameter)
+    return list(groups.values())
+
+
+def build_optimizer(model: nn.Module, solver: Mapping[str, Any]) -> torch.optim.Optimizer:
+    """SGD with momentum (Mask R-CNN §3.1), or AdamW (Loshchilov & Hutter), from the section SOLVER.
+
+    Raises:
+        ValueError: nothing to train, or a pattern of LR_FACTORS that matches nothing.
+    """
+    groups = parameter_groups(
+        model,
+        weight_decay=solver["WEIGHT_DECAY"],
+        weight_decay_norm=solver["WEIGHT_DECAY_NORM"],
+        lr_factors=solver["LR_FACTORS"],
+    )
     if not groups:
         raise ValueError("every parameter of the model is frozen: there is nothing to train")
+    if solver["OPTIMIZER"] == "AdamW":
+        return torch.optim.AdamW(groups, lr=solver["BASE_LR"], betas=(solver["MOMENTUM"], 0.999))
     return torch.optim.SGD(groups, lr=solver["BASE_LR"], momentum=solver["MOMENTUM"], nesterov=solver["NESTEROV"])
 
 

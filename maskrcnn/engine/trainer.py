@@ -105,7 +105,7 @@ class Trainer:
 
         rate = self.learning_rate(iteration)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group.get("lr_factor", 1.0)
 
         with self.precision.autocast():
             losses = self.model(batch)

@@ -90,7 +90,7 @@ def test_folders(tmp_path):
     [(16, 0.02, None), (8, 0.01, None), (2, 0.02, "would be 0.0025"), (32, 0.02, "would be 0.04"), (16, 0.5, None)],
 )
 def test_the_linear_rule_is_a_hint(batch, rate, expected):
-    hint = checks.learning_rate_hint({"IMS_PER_BATCH": batch, "BASE_LR": rate})
+    hint = checks.learning_rate_hint({"OPTIMIZER": "SGD", "IMS_PER_BATCH": batch, "BASE_LR": rate})
     assert hint is None if expected is None else expected in hint
 
 

@@ -6,6 +6,7 @@ from maskrcnn.engine import solver
 from maskrcnn.engine.solver import build_optimizer, build_schedule, choose_precision, parameter_groups
 
 SOLVER = {
+    "OPTIMIZER": "SGD",
     "BASE_LR": 0.02,
     "LR_SCHEDULE": "multistep",
     "POLY_POWER": 0.9,
@@ -14,6 +15,7 @@ SOLVER = {
     "MAX_ITER": 100,
     "WARMUP_ITERS": 4,
     "WARMUP_FACTOR": 0.1,
+    "LR_FACTORS": (),
     "MOMENTUM": 0.9,
     "NESTEROV": False,
     "WEIGHT_DECAY": 0.5,
@@ -70,6 +72,29 @@ def test_norms_decay_by_their_own_rate_and_frozen_parameters_not_at_all():
     assert sorted(ids[id(p)] for p in ordinary["params"]) == ["a.bias", "a.weight", "conv.bias", "conv.weight"]
 
 
+def test_learning_rate_factors_by_name_the_last_match_counting():
+    model = nn.ModuleDict(
+        {"trunk": nn.Linear(2, 2), "head": nn.ModuleDict({"a": nn.Linear(2, 2), "b": nn.BatchNorm1d(2)})}
+    )
+    factors = (("head.*", 4.0), ("head.a.bias", 0.0))
+    groups = parameter_groups(model, weight_decay=0.5, weight_decay_norm=0.25, lr_factors=factors)
+    ids = {id(p): name for name, p in model.named_parameters()}
+    found = {ids[id(p)]: (g["lr_factor"], g["weight_decay"]) for g in groups for p in g["params"]}
+    assert found == {
+        "trunk.weight": (1.0, 0.5),
+        "trunk.bias": (1.0, 0.5),
+        "head.a.weight": (4.0, 0.5),
+        "head.b.weight": (4.0, 0.25),
+        "head.b.bias": (4.0, 0.25),
+    }
+    assert not model["head"]["a"].bias.requires_grad  # a factor of 0 freezes
+
+
+def test_a_pattern_without_a_parameter_is_named():
+    with pytest.raises(ValueError, match=r"LR_FACTORS: 'heads\.\*' matches no parameter"):
+        parameter_groups(nn.Linear(1, 1), weight_decay=0, weight_decay_norm=0, lr_factors=(("heads.*", 2.0),))
+
+
 def test_two_steps_of_sgd_by_hand():
     model = nn.Linear(1, 1, bias=False)
     nn.init.constant_(model.weight, 1.0)
@@ -80,6 +105,16 @@ def test_two_steps_of_sgd_by_hand():
         optimizer.step()
     # v1 = 2 + 0.5 * 1 = 2.5, w1 = 0.75; v2 = 0.9 * 2.5 + 2 + 0.5 * 0.75 = 4.625, w2 = 0.75 - 0.4625
     assert model.weight.item() == pytest.approx(0.2875)
+
+
+def test_the_first_step_of_adamw_by_hand():
+    model = nn.Linear(1, 1, bias=False)
+    nn.init.constant_(model.weight, 1.0)
+    optimizer = build_optimizer(model, {**SOLVER, "OPTIMIZER": "AdamW", "BASE_LR": 0.1})
+    (2 * model.weight).sum().backward()
+    optimizer.step()
+    # Decay first, 1 - 0.1 * 0.5; then m / sqrt(v), which is 1 in the first step whatever the gradient.
+    assert model.weight.item() == pytest.approx(1 * 0.95 - 0.1)
 
 
 def test_nothing_to_train():

@@ -60,6 +60,14 @@ def test_only_losses_are_minimised_with_the_rate_of_their_iteration():
     assert hook.closed == 1
 
 
+def test_a_groups_factor_multiplies_the_rate():
+    model = Line()
+    one = trainer(model, Record())
+    one.optimizer.param_groups[0]["lr_factor"] = 3.0
+    one.train(0, 1)
+    assert model.w.item() == pytest.approx(1 - 3 * 0.1 * 4)
+
+
 def test_gradients_are_clipped_by_their_total_norm():
     model = Line()
     trainer(model, Record(), clip_gradients=0.5).train(0, 1)

@@ -101,8 +101,7 @@ class ResNet(nn.Module):
             raise ValueError(f"ResNet has no level {', '.join(sorted(unknown))}; its levels are {', '.join(STAGES)}")
         block = Bottleneck if depth >= 50 else BasicBlock
         levels = {
-            name: FeatureSpec(channels=width * 2**i * block.expansion, stride=4 * 2**i)
-            for i, name in enumerate(STAGES)
+            name: FeatureSpec(channels=width * 2**i * block.expansion, stride=4 * 2**i) for i, name in enumerate(STAGES)
         }
         self.specs = {name: levels[name] for name in STAGES if name in out_features}
 
