@@ -85,10 +85,10 @@ class Input:
 
 @dataclass(frozen=True)
 class Solver:
-    """The optimizer and its schedule: Mask R-CNN §3.1; the warm-up, of which the paper says nothing, is Detectron2's."""
+    """Optimizer and schedule: Mask R-CNN §3.1; the warm-up, of which the paper says nothing, is Detectron2's."""
 
     IMS_PER_BATCH: int = 16  # over all GPUs together
-    # AdamW learns faster from scratch; its decay is decoupled from the gradient, and its rates are far lower than SGD's.
+    # AdamW learns faster from scratch; its decay is decoupled from the gradient, its rates are far lower than SGD's.
     OPTIMIZER: Literal["SGD", "AdamW"] = "SGD"
     BASE_LR: float = 0.02  # for this batch: another batch size wants the rate scaled with it
     LR_SCHEDULE: Literal["multistep", "poly", "cosine"] = "multistep"
