@@ -25,17 +25,18 @@ SMALL = {
     "PRE_NMS_TOPK_TEST": 64,
     "POST_NMS_TOPK_TRAIN": 32,
     "POST_NMS_TOPK_TEST": 32,
-    "SIZES": [[8], [16], [32], [64], [128]],
 }
 
 
 def shrink(section):
-    """Set the keys of SMALL throughout a config."""
+    """Set the keys of SMALL throughout a config, and make anchors small."""
     for key, value in section.items():
         if isinstance(value, dict):
             shrink(value)
         elif key in SMALL:
             section[key] = SMALL[key]
+        elif key == "SIZES":  # of the anchors, by level
+            section[key] = [[8 * 2**i for _ in level] for i, level in enumerate(value)]
     return section
 
 
