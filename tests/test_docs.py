@@ -1,8 +1,10 @@
 """The pages' code runs as printed."""
 
+import json
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -51,6 +53,16 @@ def test_a_misspelt_option_names_file_and_option(files):
     (files / "typo.yaml").write_text((files / "edge.yaml").read_text().replace("EDGE_WEIGHT", "EDGE_WIEGHT"))
     with pytest.raises(ValueError, match=r"typo\.yaml.*EDGE_WIEGHT(.|\n)*EDGE_WEIGHT"):
         maskrcnn.load_config(files / "typo.yaml")
+
+
+def test_the_notebook_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    notebook = json.loads((ROOT / "notebooks" / "first_steps.ipynb").read_text(encoding="utf-8"))
+    names: dict[str, Any] = {}
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "code":
+            exec("".join(cell["source"]), names)
+    assert names["picture"].any() and len(names["losses"]) == 5 and len(names["detections"]) == 4
 
 
 def test_the_readmes_commands_exist(capsys):

@@ -12,24 +12,11 @@ import torch
 from torch import Tensor
 
 from maskrcnn.checkpoint import Checkpointer
-from maskrcnn.engine.trainer import Step
+from maskrcnn.engine.trainer import Hook, Step
 from maskrcnn.engine.writers import Writer
 from maskrcnn.env import peak_memory
 
 LOG_PERIOD = 20  # iterations
-
-
-class Hook:
-    """Called by the trainer; each method does nothing here."""
-
-    def after_step(self, step: Step) -> None:
-        """After every iteration."""
-
-    def after_evaluation(self, iteration: int, results: dict[str, float]) -> None:
-        """After an evaluation, with its metrics; `iteration` is the last finished one."""
-
-    def close(self) -> None:
-        """Once, when training ends, also by an error."""
 
 
 class NonFiniteLoss(ValueError):

@@ -5,15 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from maskrcnn.engine.solver import Precision
-
-if TYPE_CHECKING:
-    from maskrcnn.engine.hooks import Hook
 
 
 @dataclass(frozen=True)
@@ -35,6 +32,19 @@ class Step:
     @property
     def is_last(self) -> bool:
         return self.iteration + 1 == self.max_iter
+
+
+class Hook:
+    """Called by the trainer; each method does nothing here."""
+
+    def after_step(self, step: Step) -> None:
+        """After every iteration."""
+
+    def after_evaluation(self, iteration: int, results: dict[str, float]) -> None:
+        """After an evaluation, with its metrics; `iteration` is the last finished one."""
+
+    def close(self) -> None:
+        """Once, when training ends, also by an error."""
 
 
 class Trainer:

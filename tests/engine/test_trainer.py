@@ -5,9 +5,8 @@ import pytest
 import torch
 from torch import nn
 
-from maskrcnn.engine.hooks import Hook
 from maskrcnn.engine.solver import Precision
-from maskrcnn.engine.trainer import Trainer
+from maskrcnn.engine.trainer import Hook, Trainer
 
 FP32 = Precision("cpu", torch.float32, "test")
 

@@ -116,7 +116,8 @@ def _write(folder: Path, counts: dict[str, int], seed: int, workers: int) -> Non
         for name in (split, f"semantic_{split}", "annotations"):
             (folder / name).mkdir(parents=True, exist_ok=True)
     jobs = [(split, index) for split in SPLITS for index in range(counts[split])]
-    done = tqdm(_map(partial(write_image, folder, seed), jobs, workers), "drawing shapes", len(jobs), unit="image")
+    drawn = _map(partial(write_image, folder, seed), jobs, workers)
+    done = tqdm(drawn, "drawing shapes", len(jobs), unit="image", disable=None)
     written: dict[str, list[tuple[dict[str, Any], list[dict[str, Any]]]]] = {split: [] for split in SPLITS}
     for (split, _), image_and_annotations in zip(jobs, done, strict=True):
         written[split].append(image_and_annotations)
