@@ -131,6 +131,7 @@ def build_parts(cfg: CfgNode, device: torch.device, precision: Precision, checkp
     if weights is not None and weights.tensors:
         _start_from(weights, model, cfg)
     model.to(memory_format=torch.channels_last).to(device)
+    optimizer, scaler = build_optimizer(model, cfg.SOLVER), precision.scaler()  # freezes what LR_FACTORS says
     logger.info("%s on %s: %s", type(model).__name__, device, checks.describe_parameters(model))
     logger.info("computing in %s", precision)
     train_mapper, test_mapper = build_mappers(cfg, model.task)
@@ -145,7 +146,6 @@ def build_parts(cfg: CfgNode, device: torch.device, precision: Precision, checkp
         filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
         start_iteration=start,
     )
-    optimizer, scaler = build_optimizer(model, cfg.SOLVER), precision.scaler()
     return Parts(cfg, start, train_set, test_sets, test_mapper, model, optimizer, scaler, batches)
 
 
