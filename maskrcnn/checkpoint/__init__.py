@@ -1,6 +1,7 @@
 """Checkpoints: written atomically, read safely, fitted to a model with a report of every mismatch."""
 
 from maskrcnn.checkpoint.checkpointer import Checkpointer, newest_checkpoint, trace_of_run
+from maskrcnn.checkpoint.classes import ClassRows
 from maskrcnn.checkpoint.files import CheckpointError, load_checkpoint, save_checkpoint, write_atomically
 from maskrcnn.checkpoint.importers import Weights
 from maskrcnn.checkpoint.weights import Fit, fit, merge, read_weights
@@ -8,6 +9,7 @@ from maskrcnn.checkpoint.weights import Fit, fit, merge, read_weights
 __all__ = [
     "CheckpointError",
     "Checkpointer",
+    "ClassRows",
     "Fit",
     "Weights",
     "fit",

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from maskrcnn.checkpoint.classes import ClassRows, Taken, take_classes
 from maskrcnn.checkpoint.files import CheckpointError, load_checkpoint
 from maskrcnn.checkpoint.importers import ImportFailed, Weights, recognise, torchvision
 
@@ -67,14 +68,22 @@ def _state_of(content: dict[str, Any], spec: str) -> dict[str, Tensor]:
 
 @dataclass(frozen=True)
 class Fit:
-    """What of some weights goes into a model: the tensors, and the names that only one of the two has."""
+    """What of some weights goes into a model: the tensors, the names that only one of the two has, and the classes."""
 
     tensors: dict[str, Tensor]
     missing: list[str]
     unexpected: list[str]
+    classes: Taken
 
     def report(self) -> str:
         lines = [f"{len(self.tensors)} tensors loaded"]
+        if self.classes.shared:
+            lines.append(f"rows of {len(self.classes.shared)} classes taken by name: {_some(self.classes.shared)}")
+        if self.classes.fresh:
+            lines.append(
+                f"fresh rows for {len(self.classes.fresh)} classes that the weights do not know, "
+                f"{_some(self.classes.fresh)}, in {', '.join(self.classes.tensors)}"
+            )
         if self.missing:
             lines.append(
                 f"{len(self.missing)} not in the weights, which keep their fresh values: {_groups(self.missing)}"
@@ -86,17 +95,28 @@ class Fit:
         return "; ".join(lines)
 
 
-def fit(weights: Weights, state: Mapping[str, Tensor], *, strict: bool) -> Fit:
+def fit(weights: Weights, state: Mapping[str, Tensor], *, strict: bool, rows: ClassRows | None = None) -> Fit:
     """Compare weights with a model's `state_dict()`.
 
     Args:
+        rows: the model's rows of classes; those of the weights are then arranged by name. None: they are the same.
         strict: every tensor of either side must be on the other one too: to evaluate, to predict, to resume. Otherwise
             weights may cover a part of the model, as a backbone's do when training starts.
 
     Raises:
-        CheckpointError: shapes differ, nothing fits, a norm's statistics are missing, or `strict` finds a difference;
-            lists keys and shapes.
+        CheckpointError: shapes differ, nothing fits, a norm's statistics are missing, or `strict` finds a difference
+            or a class that the weights do not know; lists keys and shapes, or classes.
     """
+    classes = Taken(weights)
+    if rows is not None and (weights.class_names is not None or not strict):
+        classes = take_classes(weights, state, rows)
+        others = weights.class_names not in (None, tuple(rows.names))
+        if strict and others and (classes.fresh or not classes.tensors):
+            raise CheckpointError(
+                f"{weights.source}: weights of other classes, {_some(weights.class_names or ())}; here they are "
+                f"{_some(rows.names)}"
+            )
+    weights = classes.weights
     tensors = {name: tensor for name, tensor in weights.tensors.items() if name in state}
     missing = [name for name in state if name not in tensors and not name.endswith(COUNTERS)]
     unexpected = [name for name in weights.tensors if name not in state and not name.endswith(COUNTERS)]
@@ -119,7 +139,7 @@ def fit(weights: Weights, state: Mapping[str, Tensor], *, strict: bool) -> Fit:
             f"{weights.source}: {len(without)} BatchNorm layers have weights but no running statistics, with which the "
             f"model would compute nonsense:\n{_list(without)}"
         )
-    return Fit(tensors, missing, unexpected)
+    return Fit(tensors, missing, unexpected, classes)
 
 
 def _norms_without_statistics(tensors: Mapping[str, Tensor], missing: Sequence[str]) -> list[str]:
@@ -130,6 +150,10 @@ def _norms_without_statistics(tensors: Mapping[str, Tensor], missing: Sequence[s
 def _list(names: Sequence[str]) -> str:
     lines = [f"  {name}" for name in names[:LISTED]]
     return "\n".join(lines + ([f"  ... and {len(names) - LISTED} more"] if len(names) > LISTED else []))
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:LISTED]) + (", ..." if len(names) > LISTED else "")
 
 
 def _groups(names: Sequence[str]) -> str:

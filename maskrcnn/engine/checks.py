@@ -174,9 +174,14 @@ def learning_rate_hint(solver: Mapping[str, Any]) -> str | None:
 
 
 def differing_needs(cfg: CfgNode, weights: Weights) -> list[str]:
-    """Each config value that is not what foreign weights were trained with: `KEY is A, the weights want B`."""
+    """Each config value that is not what foreign weights were trained with: `KEY is A, the weights want B`.
+
+    Except the number of classes: `checkpoint.take_classes` arranges those by name.
+    """
     lines = []
     for key, wanted in weights.needs.items():
+        if key == "MODEL.NUM_CLASSES":
+            continue
         value: Any = cfg
         for part in key.split("."):
             value = value.get(part) if isinstance(value, Mapping) else None

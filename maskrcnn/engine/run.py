@@ -129,7 +129,7 @@ def build_parts(cfg: CfgNode, device: torch.device, precision: Precision, checkp
     _log_beginning(cfg, train_set, test_sets)
     model = build_model(cfg)
     if weights is not None and weights.tensors:
-        _start_from(weights, model, cfg)
+        _start_from(weights, model, cfg, train_set.class_names)
     model.to(memory_format=torch.channels_last).to(device)
     optimizer, scaler = build_optimizer(model, cfg.SOLVER), precision.scaler()  # freezes what LR_FACTORS says
     logger.info("%s on %s: %s", type(model).__name__, device, checks.describe_parameters(model))
@@ -205,14 +205,14 @@ def test(cfg: CfgNode, *, weights: Sequence[str] = ()) -> dict[str, float]:
             logger.info("evaluating %s", ", ".join(specs))
             loaded = merge([read_weights(spec) for spec in specs])
             test_sets = _read_test_sets(cfg)
-            for test_set in test_sets.values():
-                if loaded.class_names is not None:
-                    checks.check_same_classes(loaded.class_names, loaded.source, test_set)
-            cfg = checks.fill_in_classes(cfg, next(iter(test_sets.values())))
+            first, *others = test_sets.values()
+            for other in others:
+                checks.check_same_classes(first.class_names, first.source, other)
+            cfg = checks.fill_in_classes(cfg, first)
             for line in checks.differing_needs(cfg, loaded):
                 logger.warning(line)
             model = build_model(cfg)
-            load_weights(model, loaded, strict=True)
+            load_weights(model, loaded, strict=True, class_names=first.class_names)
             model.to(memory_format=torch.channels_last).to(device)
             _, mapper = build_mappers(cfg, model.task)
             evaluation = Evaluation(cfg, model, test_sets, mapper, folder / "inference")
@@ -336,8 +336,8 @@ def _leaves(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return leaves
 
 
-def _start_from(weights: Weights, model: Model, cfg: CfgNode) -> None:
-    fitted = load_weights(model, weights, strict=False)
+def _start_from(weights: Weights, model: Model, cfg: CfgNode, class_names: Sequence[str]) -> None:
+    fitted = load_weights(model, weights, strict=False, class_names=class_names)
     logger.info("starting from %s: %s", weights.source, fitted.report())
     for line in checks.differing_needs(cfg, weights):
         logger.warning("%s: %s", weights.source, line)

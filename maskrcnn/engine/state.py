@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
-from maskrcnn.checkpoint import CheckpointError, Fit, Weights, fit
+from maskrcnn.checkpoint import CheckpointError, ClassRows, Fit, Weights, fit
+from maskrcnn.modeling import Model
 
 
 def seed_everything(seed: int) -> int:
@@ -24,18 +24,22 @@ def seed_everything(seed: int) -> int:
     return seed
 
 
-def load_weights(model: nn.Module, weights: Weights, *, strict: bool) -> Fit:
+def load_weights(model: Model, weights: Weights, *, strict: bool, class_names: Sequence[str] | None = None) -> Fit:
     """Put weights into a model.
+
+    Args:
+        class_names: the model's classes by label, if those of the weights may be others, or in another order.
 
     Raises:
         CheckpointError: they do not fit; see `checkpoint.fit`.
     """
-    fitted = fit(weights, model.state_dict(), strict=strict)
+    rows = None if class_names is None else ClassRows(model.class_rows(), class_names)
+    fitted = fit(weights, model.state_dict(), strict=strict, rows=rows)
     model.load_state_dict(fitted.tensors, strict=False)
     return fitted
 
 
-def training_state(model: nn.Module, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler) -> dict[str, Any]:
+def training_state(model: Model, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler) -> dict[str, Any]:
     """All that the next iteration depends on besides its number, as tensors and plain values."""
     return {
         "model": dict(model.state_dict()),
@@ -58,7 +62,7 @@ def check_resumable(content: dict[str, Any], source: str) -> None:
 def restore(
     state: dict[str, Any],
     source: str,
-    model: nn.Module,
+    model: Model,
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler,
 ) -> None:

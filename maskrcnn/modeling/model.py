@@ -38,6 +38,18 @@ class Model(nn.Module):
     def device(self) -> torch.device:
         return self.pixel_mean.device
 
+    def class_rows(self) -> dict[str, int]:
+        """The weights with rows for each class, by full name, and how many a class has (`rows_per_class` of a head).
+
+        Rows stand class after class; what is left at the end are the background's.
+        """
+        return {
+            f"{name}.{layer}.{kind}": rows
+            for name, part in self.named_modules()
+            for layer, rows in getattr(part, "rows_per_class", {}).items()
+            for kind in ("weight", "bias")
+        }
+
     def losses(self, batch: list[Any]) -> dict[str, Tensor]:
         """Scalars; the sum of those whose name starts with loss_ is what training minimises, the others are logged."""
         raise NotImplementedError

@@ -4,7 +4,7 @@ import shutil
 import pytest
 import torch
 import yaml
-from tiny_model import CATEGORY_IDS, CLASS_NAMES, write_coco, write_config
+from tiny_model import CATEGORY_IDS, CLASS_NAMES, write_coco, write_config, write_detector_config
 
 from maskrcnn.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from maskrcnn.config import load_config
@@ -218,8 +218,32 @@ def test_weights_of_other_classes_are_not_evaluated(tmp_path):
     train(write_config(tmp_path))
     content = load_checkpoint(tmp_path / "run" / "model_final.pth")
     save_checkpoint(tmp_path / "other.pth", {**content, "class_names": ["disc", "cross", "square"]})
-    with pytest.raises(RunError, match=r"other\.pth and .*class 1 is 'cross' in the one, 'square' in the other"):
+    with pytest.raises(CheckpointError, match=r"other\.pth: weights of other classes, disc, cross, square; here they"):
         run.test(load_config(tmp_path / "config.yaml"), weights=[str(tmp_path / "other.pth")])
+
+
+def test_weights_start_a_run_on_other_classes(tmp_path):
+    cfg = load_config(write_detector_config(tmp_path))
+    run.train(cfg)
+    final = tmp_path / "run" / "model_final.pth"
+    data = tmp_path / "data" / "annotations.json"
+    content = json.loads(data.read_text())
+    content["categories"][2] = {"id": 1, "name": "arrow"}  # instead of the cross, and now the first by its id
+    for annotation in content["annotations"]:
+        annotation["category_id"] = {9: 1}.get(annotation["category_id"], annotation["category_id"])
+    data.write_text(json.dumps(content))
+    overrides = ["MODEL.WEIGHTS", str(final), "OUTPUT_DIR", str(tmp_path / "tuned"), "SOLVER.BASE_LR", "0"]
+    run.train(load_config(tmp_path / "config.yaml", overrides))
+    old, new = (load_checkpoint(path)["model"] for path in (final, tmp_path / "tuned" / "model_final.pth"))
+    head = "roi_heads.box_head.logits.bias"  # disc, square, cross, background -> arrow, disc, square, background
+    assert torch.equal(new[head][1:], old[head][[0, 1, 3]]) and not torch.equal(new[head][0], old[head][2])
+    head = "roi_heads.mask_head.predictor.weight"
+    assert torch.equal(new[head][1:], old[head][:2])
+    assert torch.equal(new["neck.lateral.res2.weight"], old["neck.lateral.res2.weight"])
+    log = (tmp_path / "tuned" / "log.txt").read_text()
+    assert "rows of 2 classes taken by name: disc, square; fresh rows for 1 classes that the weights" in log
+    with pytest.raises(CheckpointError, match="other classes, disc, square, cross; here they are arrow, disc, square"):
+        run.test(load_config(tmp_path / "config.yaml"), weights=[str(final)])
 
 
 def test_two_test_sets_have_names_of_their_own(tmp_path):

@@ -140,3 +140,24 @@ def write_config(folder: Path, *, output: str = "run", **sections) -> Path:
     path = folder / "config.yaml"
     path.write_text(yaml.safe_dump(config))
     return path
+
+
+def write_detector_config(folder: Path) -> Path:
+    """A config of a real detector of tiny size on the same data: two steps."""
+    model = {
+        "NAME": "GeneralizedRCNN",
+        "BACKBONE": {"NAME": "ResNet", "DEPTH": 18, "WIDTH": 8, "NORM": "GN", "FREEZE_AT": 0},
+        "NECK": {"NAME": "FPN", "CHANNELS": 8, "NORM": "GN"},
+        "PROPOSALS": {"NAME": "RPN"},
+        "ROI_HEADS": {
+            "NAME": "StandardRoIHeads",
+            "BOX_HEAD": {"NAME": "TwoFCBoxHead", "FC_DIM": 8},
+            "MASK_HEAD": {"NAME": "FCNMaskHead", "NUM_CONVS": 1, "CONV_DIM": 8},
+        },
+    }
+    return write_config(
+        folder,
+        MODEL=model,
+        SOLVER={"MAX_ITER": 2, "STEPS": [], "WARMUP_ITERS": 0},
+        TEST={"EVAL_PERIOD": 0, "EVALUATORS": ["coco"]},
+    )

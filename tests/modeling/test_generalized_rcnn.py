@@ -104,3 +104,15 @@ def test_targets_are_needed_in_training(model):
 def test_the_class_count_must_be_known():
     with pytest.raises(ValueError, match="NUM_CLASSES is 0"):
         build_model({"MODEL": {"NUM_CLASSES": 0}})
+
+
+def test_the_rows_of_each_class_are_named(model):
+    state = model.state_dict()
+    rows = model.class_rows()
+    assert set(rows) == {
+        f"roi_heads.{layer}.{kind}"
+        for layer in ("box_head.logits", "box_head.deltas", "mask_head.predictor")
+        for kind in ("weight", "bias")
+    }
+    for name, per_class in rows.items():
+        assert len(state[name]) == per_class * 3 + ("logits" in name)

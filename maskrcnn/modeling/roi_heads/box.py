@@ -24,6 +24,8 @@ class BoxHead(nn.Module):
         smooth_l1_beta: where the box loss turns from quadratic to linear; 0 is L1.
     """
 
+    rows_per_class = {"logits": 1, "deltas": 4}  # of these layers' outputs: see Model.class_rows
+
     def __init__(self, in_dim: int, num_classes: int, *, coder: BoxCoder, smooth_l1_beta: float) -> None:
         super().__init__()
         self.num_classes, self.coder, self.smooth_l1_beta = num_classes, coder, smooth_l1_beta

@@ -38,6 +38,8 @@ class FCNMaskHead(MaskHead):
     RoI features (R, C, 14, 14), or (L, R, C, 14, 14) from all levels -> mask logits (R, K, 28, 28).
     """
 
+    rows_per_class = {"predictor": 1}
+
     def __init__(
         self, roi: RoISpec, num_classes: int, *, num_convs: int = 4, conv_dim: int = 256, norm: str = ""
     ) -> None:
