@@ -1,3 +1,8 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -28,6 +33,26 @@ def test_the_summary_holds_what_a_bug_report_needs():
     text = env.summary()
     for part in (torch.__version__, "python:", "numpy:", "operators:", "instruction sets:", "memory:"):
         assert part in text
+
+
+@pytest.mark.parametrize("command", [["maskrcnn.env"], ["maskrcnn", "env"]])
+def test_python_runs_it_as_a_module(command):
+    """Without a warning on the error output, which a bug report would begin with."""
+    variables = {**os.environ, "PYTHONPATH": str(Path(env.__file__).parents[2])}
+    done = subprocess.run([sys.executable, "-m", *command], env=variables, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "") and done.stdout.startswith("maskrcnn:")
+
+
+@pytest.mark.parametrize(
+    ("compiled", "devices", "expected"),
+    [(True, {"cpu", "meta"}, "compiled for CPU"), (True, {"cpu", "cuda", "meta"}, "compiled for CPU and CUDA")]
+    + [(False, set(), "reference (plain PyTorch, slower)")],
+)
+def test_the_summary_says_what_the_operators_are_compiled_for(monkeypatch, compiled, devices, expected):
+    monkeypatch.setattr(env.extension, "COMPILED", compiled)
+    monkeypatch.setattr(env.extension, "devices", lambda operator: frozenset(devices))
+    line = next(line for line in env.summary().splitlines() if line.startswith("operators:"))
+    assert line.split(":", 1)[1].strip() == expected
 
 
 def test_the_peak_of_memory_is_more_than_a_tensor():

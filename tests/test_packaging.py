@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ast
+import os
 import shutil
 import subprocess
 import sys
 import tomllib
+import venv
 import zipfile
 from importlib.metadata import PackageNotFoundError, metadata
 from pathlib import Path
@@ -128,3 +130,48 @@ def test_no_dependency_forces_its_licence_on_users(requirement: str) -> None:
     fields = [about.get("License-Expression", ""), *(about.get_all("Classifier") or [])]
     licences = [field for field in fields if field and ("License" in field or field == fields[0])]
     assert not [field for field in licences if "GPL" in field and "LGPL" not in field], licences
+
+
+TINY = [
+    *("INPUT.MIN_SIZE_TRAIN", "[64]", "INPUT.MIN_SIZE_TEST", "64", "SOLVER.MAX_ITER", "2", "SOLVER.WARMUP_ITERS", "1"),
+    *("DATASETS.TRAIN", "{JSON: shapes/annotations/instances_train.json, IMAGES: shapes/train}"),
+    *("DATASETS.TEST", "{JSON: shapes/annotations/instances_val.json, IMAGES: shapes/val}"),
+]
+
+
+@pytest.mark.slow  # downloads and installs torch
+@pytest.mark.parametrize("torch", [["torch==2.10.*", "torchvision==0.25.*"], ["torch", "torchvision"]], ids=str)
+def test_a_stranger_installs_the_wheel_and_works_in_an_empty_folder(
+    built: Path, tmp_path: Path, torch: list[str]
+) -> None:
+    """An environment of its own whose site-packages nobody may write to: operators, training, pictures."""
+    home, place = tmp_path / "environment", tmp_path / "work"
+    place.mkdir()
+    venv.create(home, with_pip=True)
+    scripts = home / ("Scripts" if sys.platform == "win32" else "bin")
+    pip = [scripts / "python", "-m", "pip", "install", "--quiet", *torch, next(built.glob("*.whl"))]
+    subprocess.run(pip, check=True, cwd=place)
+    package = next(home.rglob("site-packages")) / "maskrcnn"
+    for path in [*package.rglob("*"), package]:
+        path.chmod(path.stat().st_mode & ~0o222)
+    before = sorted(package.rglob("*"))
+    variables = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "MASKRCNN", "VIRTUAL_ENV"))}
+    variables |= {"PYTHONDONTWRITEBYTECODE": "1", "XDG_CACHE_HOME": str(tmp_path / "cache")}
+
+    def run(program: str, *arguments: str) -> str:
+        command = [str(scripts / program), *arguments]
+        done = subprocess.run(command, cwd=place, env=variables, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    assert "building the maskrcnn operators (once, a few seconds)" in run("maskrcnn", "env")
+    again = run("python", "-m", "maskrcnn.env")
+    assert "compiled for CPU" in again and "building" not in again
+    assert torch == ["torch", "torchvision"] or "torch: 2.10." in " ".join(again.split())
+    code = "from pathlib import Path; from maskrcnn.data.datasets.shapes import generate; "
+    run("python", "-c", code + "generate(Path(), train=4, val=2, seed=0, workers=1)")
+    run("maskrcnn", "train", "--config", "demo/shapes", "OUTPUT_DIR", "run", *TINY)
+    assert (place / "run" / "model_final.pth").is_file()
+    run("maskrcnn", "predict", "shapes/val", "--run", "run", "--output", "pictures", "--score-threshold", "0")
+    assert len(list((place / "pictures").iterdir())) == 2
+    assert sorted(package.rglob("*")) == before

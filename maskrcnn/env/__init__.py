@@ -87,6 +87,13 @@ def version(package: str) -> str | None:
         return None
 
 
+def _operators() -> str:
+    if not extension.COMPILED:
+        return "reference (plain PyTorch, slower)"
+    names = {"cpu": "CPU", "cuda": "CUDA"}
+    return f"compiled for {' and '.join(name for device, name in names.items() if device in extension.devices('nms'))}"
+
+
 def summary() -> str:
     """Several lines `name: value`: what a bug report needs, and nothing about the user."""
     facts = {
@@ -94,7 +101,7 @@ def summary() -> str:
         "python": f"{platform.python_version()} on {platform.system()} {platform.release()} ({platform.machine()})",
         "torch": torch.__version__,
         **{name: found for name in PACKAGES if (found := version(name))},
-        "operators": "compiled" if extension.COMPILED else "reference (plain PyTorch, slower)",
+        "operators": _operators(),
         "CPU": f"{cpu_name()}, {torch.get_num_threads()} threads",
         "instruction sets": " ".join(name for name in CPU_FEATURES if name in cpu_features()) or "none known",
         "CUDA": torch.version.cuda or "not in this torch",
