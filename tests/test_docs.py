@@ -55,14 +55,39 @@ def test_a_misspelt_option_names_file_and_option(files):
         maskrcnn.load_config(files / "typo.yaml")
 
 
-def test_the_notebook_runs(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    notebook = json.loads((ROOT / "notebooks" / "first_steps.ipynb").read_text(encoding="utf-8"))
+def run_notebook(name: str) -> dict[str, Any]:
+    """All its code cells, in order; the names that they leave."""
+    notebook = json.loads((ROOT / "notebooks" / name).read_text(encoding="utf-8"))
     names: dict[str, Any] = {}
     for cell in notebook["cells"]:
         if cell["cell_type"] == "code":
+            assert not cell["outputs"], "outputs stay out of the repository"
             exec("".join(cell["source"]), names)
+    return names
+
+
+def test_first_steps(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = run_notebook("first_steps.ipynb")
     assert names["picture"].any() and len(names["losses"]) == 5 and len(names["detections"]) == 4
+
+
+def test_the_model_by_hand(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = run_notebook("the_model_by_hand.ipynb")
+    first, last = names["history"][0], names["history"][-1]
+    assert sum(last.values()) < 0.6 * sum(first.values()) and last["loss_mask"] < first["loss_mask"]
+    assert names["bitmaps"].shape == (len(names["first"]), *names["first"].size)
+    assert [picture.any() for picture in names["found"]] == [True] * 4
+
+
+def test_your_own_data(tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib", reason="an extra for notebooks")
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    monkeypatch.chdir(tmp_path)
+    names = run_notebook("your_own_data.ipynb")
+    assert (tmp_path / "output" / "mine" / "model_final.pth").is_file()
+    assert "segm/AP" in names["metrics"] and len(names["steps"]) >= 2 and len(names["found"]) == 4
 
 
 def test_the_readmes_commands_exist(capsys):
