@@ -32,6 +32,12 @@ DECODE_ERRORS = (
     zlib.error,
 )
 
+# What is taken for an image where a folder is searched. Any other file that Pillow reads is read if it is named.
+IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm"))
+
+# A PNG without these bytes has no EXIF orientation.
+PNG_EXIF = (b"eXIf", b"Raw profile type")
+
 # EXIF orientation -> (swap rows and columns first, then reverse the rows, reverse the columns)
 UPRIGHT = {
     2: (False, False, True),
@@ -42,6 +48,7 @@ UPRIGHT = {
     7: (True, True, True),
     8: (True, True, False),
 }
+SIDEWAYS = frozenset(orientation for orientation, (swap, _, _) in UPRIGHT.items() if swap)
 
 
 def read_image(path: str | Path, *, orient: bool = True) -> np.ndarray:
@@ -62,21 +69,44 @@ def read_image(path: str | Path, *, orient: bool = True) -> np.ndarray:
             decompression bomb.
     """
     path = Path(path)
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        raise DatasetError(f"{path}: no such image file") from None
-    except OSError as error:
-        raise DatasetError(f"{path}: the image cannot be read: {error.strerror}") from error
+    data = _read_bytes(path)
     try:
         with Image.open(io.BytesIO(data)) as image:
             pixels = _fast_pixels(image, data)
             if pixels is None:
                 pixels = _pillow_pixels(image)
-            orientation = _orientation(image) if orient else 1
+            orientation = _orientation(image, data) if orient else 1
     except DECODE_ERRORS as error:
-        raise DatasetError(f"{path}: {_reason(data, error)}; replace the file, or remove it and its records") from error
+        raise _unreadable(path, data, error) from error
     return np.ascontiguousarray(_upright(pixels, orientation))
+
+
+def read_image_size(path: str | Path, *, orient: bool = True) -> tuple[int, int]:
+    """(h, w) of what `read_image` gives with the same arguments, from the file's header.
+
+    Raises:
+        DatasetError: the file is missing, no image, or so large that Pillow takes it for a decompression bomb.
+    """
+    path = Path(path)
+    try:
+        with Image.open(path) as image:
+            if image.format == "TIFF":
+                image.load()  # Pillow turns TIFF files itself, and only then
+            data = _read_bytes(path) if image.format == "PNG" else b""
+            swap = orient and _orientation(image, data) in SIDEWAYS
+            width, height = image.size
+    except DECODE_ERRORS as error:
+        raise _unreadable(path, _read_bytes(path), error) from error
+    return (width, height) if swap else (height, width)
+
+
+def _read_bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise DatasetError(f"{path}: no such image file") from None
+    except OSError as error:
+        raise DatasetError(f"{path}: the image cannot be read: {error.strerror}") from error
 
 
 def _fast_pixels(image: Image.Image, data: bytes) -> np.ndarray | None:
@@ -110,7 +140,10 @@ def _pillow_pixels(image: Image.Image) -> np.ndarray:
     return np.array(image.convert("RGB"))
 
 
-def _orientation(image: Image.Image) -> int:
+def _orientation(image: Image.Image, data: bytes) -> int:
+    """The EXIF orientation, 1 if there is none; `data`, the whole file, is looked at for PNG only."""
+    if image.format == "PNG" and not any(mark in data for mark in PNG_EXIF):
+        return 1  # Pillow would decode all pixels, to see whether EXIF data come behind them
     try:
         return int(image.getexif().get(ExifTags.Base.Orientation, 1))
     except DECODE_ERRORS:  # a damaged EXIF block is no reason to lose the pixels
@@ -122,6 +155,10 @@ def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
     pixels = pixels.swapaxes(0, 1) if swap else pixels
     pixels = pixels[::-1] if reverse_rows else pixels
     return pixels[:, ::-1] if reverse_columns else pixels
+
+
+def _unreadable(path: Path, data: bytes, error: Exception) -> DatasetError:
+    return DatasetError(f"{path}: {_reason(data, error)}; replace the file, or remove it and its records")
 
 
 def _reason(data: bytes, error: Exception) -> str:

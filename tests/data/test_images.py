@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from maskrcnn.data.images import read_image
+from maskrcnn.data.images import read_image, read_image_size
 from maskrcnn.data.records import DatasetError
 
 RAMP = np.arange(256, dtype=np.uint8).reshape(16, 16)
@@ -60,6 +60,12 @@ def test_alpha_is_dropped(tmp_path, mode):
     np.testing.assert_array_equal(read_image(saved(image, tmp_path / "a.png")), expected)
 
 
+def test_black_and_white(tmp_path):
+    bits = RAMP > 100
+    path = saved(Image.fromarray(bits), tmp_path / "a.png")
+    np.testing.assert_array_equal(read_image(path), np.repeat(bits[..., None] * np.uint8(255), 3, axis=2))
+
+
 @pytest.mark.parametrize("suffix", [".png", ".tif"])
 def test_sixteen_bits_keep_the_high_byte(tmp_path, suffix):
     values = (RAMP.astype(np.uint16) << 8) + 255 - RAMP
@@ -81,6 +87,15 @@ def test_values_of_more_than_sixteen_bits_are_refused(tmp_path):
     path = saved(Image.fromarray(RAMP.astype(np.int32) << 16), tmp_path / "b.tif")
     with pytest.raises(DatasetError, match=r"b\.tif.*16 bits"):
         read_image(path)
+
+
+def test_sixteen_bits_with_the_high_byte_first(tmp_path):
+    """A TIFF as Macintosh programs and microscopes write it."""
+    path = tmp_path / "a.tif"
+    values = (RAMP.astype(">u2") << 8) + 7
+    Image.frombytes("I;16B", (16, 16), values.astype(">u2").tobytes()).save(path)
+    assert path.read_bytes()[:2] == b"MM"
+    np.testing.assert_array_equal(read_image(path), np.repeat(RAMP[..., None], 3, axis=2))
 
 
 @pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0}], ids=str)
@@ -108,48 +123,89 @@ def test_other_formats(tmp_path):
         np.testing.assert_array_equal(read_image(path), np.asarray(Image.open(path).convert("RGB")), err_msg=suffix)
 
 
-@pytest.mark.parametrize("suffix", [".jpg", ".png"])
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_orientation(tmp_path, orientation, suffix):
-    """The stored grid is what the camera saw; the tag says where its first row and column are when shown upright."""
-    upright = smooth()
-    # EXIF 2.3: "the 0th row is at the visual <row> of the image, and the 0th column is the visual <column>"
-    stored = {
+def as_stored(upright: np.ndarray, orientation: int) -> np.ndarray:
+    """EXIF 2.3: "the 0th row is at the visual <row> of the image, and the 0th column is the visual <column>"."""
+    return {
         1: upright,
         2: upright[:, ::-1],
         3: upright[::-1, ::-1],
         4: upright[::-1],
         5: upright.swapaxes(0, 1),
-        6: upright[:, ::-1].swapaxes(0, 1)[:, :],
+        6: upright[:, ::-1].swapaxes(0, 1),
         7: upright[::-1, ::-1].swapaxes(0, 1),
         8: upright[::-1].swapaxes(0, 1),
     }[orientation]
+
+
+def turned(path: Path, orientation: int, **options: object) -> Path:
+    """The smooth image as a camera would store it."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored = np.ascontiguousarray(as_stored(smooth(), orientation))
+    return saved(Image.fromarray(stored), path, exif=exif, **options)
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation(tmp_path, orientation, suffix):
+    """The stored grid is what the camera saw; the tag says where its first row and column are when shown upright."""
+    upright, stored = smooth(), as_stored(smooth(), orientation)
     if orientation == 6:  # row 0 at the right side, column 0 at the top
         np.testing.assert_array_equal(stored[0, 0], upright[0, -1])
     if orientation == 8:  # row 0 at the left side, column 0 at the bottom
         np.testing.assert_array_equal(stored[0, 0], upright[-1, 0])
-    exif = Image.Exif()
-    exif[0x0112] = orientation
     options = {"quality": 98, "subsampling": 0} if suffix == ".jpg" else {}
-    path = saved(Image.fromarray(np.ascontiguousarray(stored)), tmp_path / f"a{suffix}", exif=exif, **options)
+    path = turned(tmp_path / f"a{suffix}", orientation, **options)
     pixels = read_image(path)
     assert pixels.shape == upright.shape
     assert np.abs(pixels.astype(int) - upright).max() < 12
     assert pixels.flags.c_contiguous
     assert read_image(path, orient=False).shape == stored.shape
+    assert read_image_size(path) == upright.shape[:2]
+    assert read_image_size(path, orient=False) == stored.shape[:2]
+
+
+@pytest.mark.parametrize("suffix", [".tif", ".webp"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_of_other_formats(tmp_path, orientation, suffix):
+    path = turned(tmp_path / f"a{suffix}", orientation, **({"lossless": True} if suffix == ".webp" else {}))
+    np.testing.assert_array_equal(read_image(path), smooth())
+    assert read_image_size(path) == (64, 96)
+
+
+def test_exif_data_behind_the_pixels_of_a_png(tmp_path):
+    """Where some editors of metadata put them."""
+    data = turned(tmp_path / "a.png", 6).read_bytes()
+    start = data.index(b"eXIf") - 4
+    end = start + 12 + struct.unpack(">I", data[start : start + 4])[0]
+    path = tmp_path / "b.png"
+    path.write_bytes(data[:start] + data[end:-12] + data[start:end] + data[-12:])  # IEND takes the last 12
+    np.testing.assert_array_equal(read_image(path), smooth())
+    assert read_image_size(path) == (64, 96)
+
+
+def test_damaged_exif_data_do_no_harm(tmp_path):
+    data = turned(tmp_path / "a.jpg", 6, quality=98, subsampling=0).read_bytes()
+    path = tmp_path / "b.jpg"
+    path.write_bytes(data.replace(b"MM\x00*\x00\x00\x00\x08", b"MM\x00*\xff\xff\xff\xf0"))
+    assert path.read_bytes() != data
+    assert read_image(path).shape == (96, 64, 3)
+    assert read_image_size(path) == (96, 64)
 
 
 def test_missing_file(tmp_path):
-    with pytest.raises(DatasetError, match=r"nothing\.jpg: no such image file"):
-        read_image(tmp_path / "nothing.jpg")
+    for read in (read_image, read_image_size):
+        with pytest.raises(DatasetError, match=r"nothing\.jpg: no such image file"):
+            read(tmp_path / "nothing.jpg")
 
 
 @pytest.mark.parametrize("content", [b"", b"<html>404</html>", b"\0" * 100], ids=["empty", "web page", "zeros"])
 def test_no_image(tmp_path, content):
     path = tmp_path / "a.jpg"
     path.write_bytes(content)
-    with pytest.raises(DatasetError, match=r"a\.jpg: .*(empty|not an image)"):
-        read_image(path)
+    for read in (read_image, read_image_size):
+        with pytest.raises(DatasetError, match=r"a\.jpg: .*(empty|not an image)"):
+            read(path)
 
 
 @pytest.mark.parametrize("options", [{}, {"progressive": True}, {"thumbnail": True}], ids=str)
@@ -199,8 +255,13 @@ def test_decompression_bomb(tmp_path):
     path.write_bytes(
         b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0")) + chunk(b"IEND", b"")
     )
-    with warnings.catch_warnings(), pytest.raises(DatasetError, match=r"a\.png.*decompression bomb"):
-        read_image(path)
+    for read in (read_image, read_image_size):
+        with warnings.catch_warnings(), pytest.raises(DatasetError, match=r"a\.png.*decompression bomb"):
+            read(path)
+
+
+def test_the_limit_for_decompression_bombs_is_pillows_own():
+    assert Image.MAX_IMAGE_PIXELS == 1024**3 // 4 // 3
 
 
 def test_opencv_and_pillow_agree_on_real_images(real_data):

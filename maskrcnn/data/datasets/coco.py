@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from maskrcnn.data.layouts import COCO_LAYOUTS
 from maskrcnn.data.records import NUM_KEYPOINTS, Dataset, DatasetError, ImageRecord, ObjectRecord
 from maskrcnn.registry import DATASETS
 from maskrcnn.structures.rle import RLE, decode_counts
@@ -26,10 +27,9 @@ logger = logging.getLogger(__name__)
 
 # name -> annotation file and folder of images, below the data root
 LAYOUT = {
-    "coco_2017_train": ("coco/annotations/instances_train2017.json", "coco/train2017"),
-    "coco_2017_val": ("coco/annotations/instances_val2017.json", "coco/val2017"),
-    "keypoints_coco_2017_train": ("coco/annotations/person_keypoints_train2017.json", "coco/train2017"),
-    "keypoints_coco_2017_val": ("coco/annotations/person_keypoints_val2017.json", "coco/val2017"),
+    name: (annotations.path, images.path)
+    for layout in COCO_LAYOUTS.values()
+    for name, (annotations, images) in layout.data_sets.items()
 }
 
 KINDS: dict[type | tuple[type, ...], str] = {
