@@ -22,6 +22,7 @@ FORMATS: dict[str, tuple[Callable[..., dict[str, Any]], str]] = {
     "yolo": (yolo_to_coco, "YOLO: a .txt file for each image, with boxes or polygons"),
     "labelme": (labelme_to_coco, "LabelMe: a .json file for each image, with polygons, rectangles and circles"),
 }
+SHOWN = 20  # names in a line
 BOX_CONFIG = "mask_rcnn/faster_rcnn_r50_fpn_1x_coco"
 
 
@@ -92,23 +93,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     source = args.source.expanduser()
     if not source.is_dir():
         p.error(f"--source {source}: no such folder")
+    if args.what in FORMATS and args.json.is_dir():
+        p.error(f"--json {args.json} is a folder; name a file")
+    if args.what in FORMATS and args.names and not args.names.is_file():
+        p.error(f"--names {args.names}: no such file")
     try:
-        if args.what in LAYOUTS:
-            return prepare(LAYOUTS[args.what], source, root, copy=args.copy)
-        if args.json.is_dir():
-            p.error(f"--json {args.json} is a folder; name a file")
-        if args.names and not args.names.is_file():
-            p.error(f"--names {args.names}: no such file")
-        options: dict[str, Any] = {"class_names": read_names(args.names) if args.names else None}
-        if args.what == "voc":
-            options |= {"split": args.split, "difficult_as_crowd": args.difficult_as_crowd}
-        content = FORMATS[args.what][0](source, **options)
-        write_json(args.json, content)
+        if args.what in FORMATS:
+            return convert(args, source)
+        return prepare(LAYOUTS[args.what], source, root, copy=args.copy)
     except (DatasetError, OSError) as error:
         print(f"maskrcnn prepare_data: {error}", file=sys.stderr)
         return 1
-    print(summary(content, args.json, source))
-    return 0
 
 
 def overview(root: Path) -> str:
@@ -139,12 +134,22 @@ def prepare(layout: Layout, source: Path, root: Path, *, copy: bool) -> int:
         print(f"official page: {layout.page}; unpack below {source} and run this again")
         known = {part.archive for part in layout.parts}
         if others := [str(path) for path in unpacked.archives if path.name not in known]:
-            more = f" and {len(others) - 5} more" if len(others) > 5 else ""
-            print(f"other archives there, not unpacked: {', '.join(others[:5])}{more}")
+            print(f"other archives there, not unpacked: {_some(others)}")
         return 1
     print(f"\n{layout.title}: complete in {root.absolute()}, as {', '.join(layout.data_sets)}")
     if root.resolve() != Path(data_root()[0]).expanduser().resolve():
         print(f"for the other commands to find it: export MASKRCNN_DATASETS={root.absolute()}")
+    return 0
+
+
+def convert(args: argparse.Namespace, source: Path) -> int:
+    """Write the COCO-format file, and tell what is in it and how to train on it; the exit code."""
+    options: dict[str, Any] = {"class_names": read_names(args.names) if args.names else None}
+    if args.what == "voc":
+        options |= {"split": args.split, "difficult_as_crowd": args.difficult_as_crowd}
+    content = FORMATS[args.what][0](source, **options)
+    write_json(args.json, content)
+    print(summary(content, args.json, source))
     return 0
 
 
@@ -157,8 +162,13 @@ def summary(content: dict[str, Any], json_path: Path, images: Path) -> str:
     entry = yaml.safe_dump(
         {"JSON": str(json_path), "IMAGES": str(images)}, default_flow_style=True, sort_keys=False, width=10**6
     ).strip()
-    lines = [f"{json_path}: {counts}; {len(names)} classes: {', '.join(names)}", "", "to train on it:"]
+    lines = [f"{json_path}: {counts}; {len(names)} classes: {_some(names)}", "", "to train on it:"]
     lines += ["DATASETS:", f"  TRAIN: {entry}"]
     if masks < len(annotations):
         lines += ["", f"objects without masks train only models without a mask head, such as {BOX_CONFIG}"]
     return "\n".join(lines)
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more

@@ -73,7 +73,7 @@ COCO_ADDRESS = "http://images.cocodataset.org"
 def _coco(year: int, num_images: Mapping[str, int], *, kind: str, prefix: str) -> Layout:
     annotations = f"{COCO_ADDRESS}/annotations/annotations_trainval{year}.zip"
     return Layout(
-        title=f"COCO {year}, {kind.replace('_', ' ')}",
+        title=f"COCO {year} {kind.replace('_', ' ')}",
         page="https://cocodataset.org/#download",
         data_sets={
             f"{prefix}coco_{year}_{split}": (

@@ -184,6 +184,7 @@ def test_exif_data_behind_the_pixels_of_a_png(tmp_path):
     assert read_image_size(path) == (64, 96)
 
 
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
 def test_damaged_exif_data_do_no_harm(tmp_path):
     data = turned(tmp_path / "a.jpg", 6, quality=98, subsampling=0).read_bytes()
     path = tmp_path / "b.jpg"
