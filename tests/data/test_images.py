@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from maskrcnn.data.images import read_image
+from maskrcnn.data.images import as_pixels, read_image
 from maskrcnn.data.records import DatasetError
 
 RAMP = np.arange(256, dtype=np.uint8).reshape(16, 16)
@@ -137,6 +137,23 @@ def test_exif_orientation(tmp_path, orientation, suffix):
     assert np.abs(pixels.astype(int) - upright).max() < 12
     assert pixels.flags.c_contiguous
     assert read_image(path, orient=False).shape == stored.shape
+
+
+def test_the_bytes_of_a_file(tmp_path):
+    path = saved(Image.fromarray(COLOUR), tmp_path / "a.png")
+    np.testing.assert_array_equal(read_image(path.read_bytes()), COLOUR)
+    with pytest.raises(DatasetError, match="^50 bytes: the image cannot be decoded"):
+        read_image(path.read_bytes()[:50])
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGBA", "LA", "CMYK", "YCbCr", "HSV", "I;16"])
+def test_pillow_images_of_every_mode(mode):
+    if mode == "I;16":
+        image, expected = Image.fromarray((RAMP.astype(np.uint16) << 8) + 7), np.repeat(RAMP[..., None], 3, axis=2)
+    else:
+        image = Image.fromarray(COLOUR).convert(mode)
+        expected = np.asarray(image.convert("RGB"))
+    np.testing.assert_array_equal(as_pixels(image), expected)
 
 
 def test_missing_file(tmp_path):
