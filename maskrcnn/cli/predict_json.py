@@ -61,9 +61,9 @@ class DetectionsFile:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
-            if kind is None:
-                self._file.write("\n]" if self.form == "coco-results" else f"\n], {json.dumps(self._facts())[1:]}")
-            self._file.close()
+            with self._file:
+                if kind is None:
+                    self._file.write("\n]" if self.form == "coco-results" else f"\n], {json.dumps(self._facts())[1:]}")
             if kind is None:
                 os.replace(self._part, self.path)
         finally:

@@ -90,7 +90,7 @@ class Predictor:
         self.resize = ResizeShortestEdge((self.cfg.INPUT.MIN_SIZE_TEST,), self.cfg.INPUT.MAX_SIZE_TEST)
 
     @overload
-    def __call__(self, images: ImageLike) -> Detections: ...
+    def __call__(self, images: ImageLike) -> Detections: ...  # type: ignore[overload-overlap]  # str: Sequence[str]
     @overload
     def __call__(self, images: Sequence[ImageLike]) -> list[Detections]: ...
     def __call__(self, images: ImageLike | Sequence[ImageLike]) -> Detections | list[Detections]:

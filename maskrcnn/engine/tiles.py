@@ -16,14 +16,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from maskrcnn.ops.boxes import area, pairwise_iou
-from maskrcnn.ops.nms import batched_nms
 from maskrcnn.structures import Detections, cat
 
 EDGE = 4.0  # pixels: a box that ends so near to an inner side of its tile may be cut there
 TRUST = 0.5  # a part goes for a detection that shows more of its object with at least so much of its score
 MAX_IOU, MAX_SHARED = 0.5, 0.5  # of boxes; of two masks, as a part of the smaller one
 GRID = 28  # points across the box that two detections share, at which their masks are compared
-ROWS, PAIRS = 512, 4096  # so many at a time: every pair of thousands of boxes would fill the memory
+PAIRS = 4096  # so many are compared at a time, within some 30 MB
 
 
 def tile_grid(size: tuple[int, int], tile: int, overlap: int) -> Tensor:
@@ -77,9 +76,9 @@ def merge(views: Sequence[Detections], windows: Tensor) -> Detections:
     """What overlapping views of an image show, each object once.
 
     First go the parts: detections at an inner side of their view, of which another view shows more. Of the others the
-    best stay, by score: one goes if a better one of its class has about the same box, or comes from another view and
-    has most of the smaller one's mask. Where there are no masks, only boxes at an inner side go for what they share,
-    because whole boxes of different objects may well lie one in the other.
+    best stay, by score: one goes if a better one of its class, from another view, has about the same box or most of the
+    smaller one's mask. Where there are no masks, only boxes at an inner side go for what they share, because whole
+    boxes of different objects may well lie one in the other. Within a view, the model has decided already.
 
     Args:
         views: all in the frame of the image.
@@ -92,26 +91,31 @@ def merge(views: Sequence[Detections], windows: Tensor) -> Detections:
     view = torch.repeat_interleave(torch.tensor([len(v) for v in views]))
     cut = _cut(found.boxes, windows[view], found.size)
 
-    more, part = _overlapping(found, view, cut.nonzero()[:, 0]).unbind(1)
-    shows_more = _reaches_out(found.boxes[more], windows[view[part]])
-    shows_more &= ~_reaches_out(found.boxes[part], windows[view[more]])
-    shows_more &= found.scores[more] >= TRUST * found.scores[part]
-    more, part = more[shows_more], part[shows_more]
-    whole = torch.ones(len(found), dtype=torch.bool)
-    whole[part[_shared(found, more, part) > MAX_SHARED]] = False
-
-    order = whole.nonzero()[:, 0]
-    order = order[batched_nms(found.boxes[order], found.scores[order], found.labels[order], MAX_IOU)]
-    found, view, cut = found[order], view[order], cut[order]  # by falling score from here on
-    better, worse = _overlapping(found, view, torch.arange(len(found))).unbind(1)
-    some = (better < worse) & (cut[worse] | torch.tensor(found.masks is not None))
-    better, worse = better[some], worse[some]
-    shared = _shared(found, better, worse) > MAX_SHARED
-    pairs = torch.stack([better, worse], dim=1)[shared]
+    order = found.scores.argsort(descending=True, stable=True)
+    order = order[~_parts(found, view, windows, cut)[order]]
+    found, view, cut = found[order], view[order], cut[order]
+    better, worse, iou = _overlapping(found, view, windows, torch.arange(len(found)))
+    better, worse, iou = (values[better < worse] for values in (better, worse, iou))
+    same = _shared(found, better, worse) > MAX_SHARED
+    if found.masks is None:
+        same &= cut[worse]
+    pairs = torch.stack([better, worse], dim=1)[same | (iou > MAX_IOU)]
     kept = [True] * len(found)
     for better_row, worse_row in pairs[pairs[:, 0].argsort(stable=True)].tolist():  # the better one's fate is known
         kept[worse_row] &= not kept[better_row]
     return found[torch.tensor(kept, dtype=torch.bool)]
+
+
+def _parts(found: Detections, view: Tensor, windows: Tensor, cut: Tensor) -> Tensor:
+    """bool (D,): cut detections of which another view shows more, and shows it with a score that is worth it."""
+    more, part, _ = _overlapping(found, view, windows, cut.nonzero()[:, 0])
+    shows_more = _reaches_out(found.boxes[more], windows[view[part]])
+    shows_more &= ~_reaches_out(found.boxes[part], windows[view[more]])
+    shows_more &= found.scores[more] >= TRUST * found.scores[part]
+    more, part = more[shows_more], part[shows_more]
+    parts = torch.zeros(len(found), dtype=torch.bool)
+    parts[part[_shared(found, more, part) > MAX_SHARED]] = True
+    return parts
 
 
 def _spans(length: int, tile: int, overlap: int) -> tuple[Tensor, Tensor]:
@@ -143,15 +147,19 @@ def _reaches_out(boxes: Tensor, windows: Tensor) -> Tensor:
     return ((boxes[:, :2] < windows[:, :2]) | (boxes[:, 2:] > windows[:, 2:])).any(dim=1)
 
 
-def _overlapping(found: Detections, view: Tensor, rows: Tensor) -> Tensor:
-    """int64 (P, 2): any row, and one of `rows`, of the same class and from different views, whose boxes overlap."""
-    pairs = [torch.zeros(0, 2, dtype=torch.int64)]
-    for some in rows.split(ROWS):
-        both = pairwise_iou(found.boxes, found.boxes[some]) > 0
-        both &= (found.labels[:, None] == found.labels[some]) & (view[:, None] != view[some])
-        other, column = both.nonzero(as_tuple=True)
-        pairs.append(torch.stack([other, some[column]], dim=1))
-    return torch.cat(pairs)
+def _overlapping(found: Detections, view: Tensor, windows: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Any row, and one of `rows`, of the same class and from different views, whose boxes overlap: int64 (P,) each, and
+    the boxes' IoU (P,)."""
+    neighbours = (pairwise_iou(windows.float(), windows.float()) > 0).fill_diagonal_(False)
+    others, chosen, ious = [rows[:0]], [rows[:0]], [found.boxes.new_zeros(0)]
+    for v in view[rows].unique():  # view by view: comparing all with all would take seconds for thousands of detections
+        here, near = rows[view[rows] == v], neighbours[v][view].nonzero()[:, 0]
+        iou = pairwise_iou(found.boxes[near], found.boxes[here])
+        other, row = ((iou > 0) & (found.labels[near][:, None] == found.labels[here])).nonzero(as_tuple=True)
+        others.append(near[other])
+        chosen.append(here[row])
+        ious.append(iou[other, row])
+    return torch.cat(others), torch.cat(chosen), torch.cat(ious)
 
 
 def _shared(found: Detections, a: Tensor, b: Tensor) -> Tensor:

@@ -75,7 +75,7 @@ def detections_to_annotations(
         polygons: masks as polygons of the same pixels instead of RLE. Detections without a single pixel, which no
             polygon can say, are left out.
     """
-    annotations = []
+    annotations: list[dict[str, Any]] = []
     for result in detections_to_coco(detections, image_id, category_ids):
         rle = result.get("segmentation")
         area = float(coco_mask.area(rle)) if rle else result["bbox"][2] * result["bbox"][3]

@@ -23,7 +23,7 @@ def outlines(bitmap: npt.NDArray[np.bool_]) -> list[npt.NDArray[np.int32]]:
     rings, tree = cv2.findContours(doubled, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
     # OpenCV names the object's outermost pixels. In twice the size these are two for each pixel: the even one is at
     # the pixel's own corner, the odd one at the next pixel's, also around holes.
-    corners = [_without_repeats((ring[:, 0] + 1) // 2) for ring in rings]
+    corners = [_without_repeats((ring[:, 0].astype(np.int32) + 1) // 2) for ring in rings]
     parts = {i: corners[i] for i in range(len(rings)) if tree[0, i, 3] < 0}
     for i, ring in enumerate(corners):
         if (parent := tree[0, i, 3]) >= 0:
@@ -32,7 +32,8 @@ def outlines(bitmap: npt.NDArray[np.bool_]) -> list[npt.NDArray[np.int32]]:
 
 
 def _without_repeats(ring: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
-    return ring[(ring != np.roll(ring, 1, axis=0)).any(axis=1)]
+    changes: npt.NDArray[np.bool_] = (ring != np.roll(ring, 1, axis=0)).any(axis=1)
+    return ring[changes]
 
 
 def _joined(ring: npt.NDArray[np.int32], hole: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:

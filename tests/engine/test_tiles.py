@@ -139,6 +139,22 @@ def test_a_part_goes_even_if_its_score_is_higher() -> None:
     assert merge(views, windows).boxes.tolist() == [[80, 10, 108, 30]]
 
 
+def test_a_part_stays_where_the_rest_is_hardly_believed() -> None:
+    boxes = torch.tensor([[80.0, 10, 100, 30], [80, 10, 125, 30]])
+    windows = torch.tensor([[0, 0, 100, 100], [70, 0, 170, 100]])
+    views = [
+        Detections(boxes[i : i + 1], torch.tensor([score]), torch.tensor([0]), (100, 170), torch.ones(1, 28, 28))
+        for i, score in enumerate((0.9, 0.1))
+    ]
+    assert merge(views, windows).boxes.tolist() == [[80, 10, 100, 30]]
+
+
+def test_what_the_model_found_in_one_view_is_not_judged_again() -> None:
+    boxes = torch.tensor([[20.0, 20, 60, 60], [22, 20, 62, 60]])
+    view = Detections(boxes, torch.tensor([0.9, 0.8]), torch.tensor([0, 0]), (100, 100), torch.ones(2, 28, 28))
+    assert len(merge([view], torch.tensor([[0, 0, 100, 100]]))) == 2
+
+
 def test_an_object_that_is_whole_nowhere_stays() -> None:
     image = np.full((100, 300, 3), 90, np.uint8)
     image[48:52, 20:280] = COLOURS[0]
