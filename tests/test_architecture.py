@@ -27,6 +27,7 @@ LAYERS = {
     "evaluation": {"structures", "data", "ops", "registry", "distributed"},
     "checkpoint": {"structures", "distributed"},
     "visualization": {"structures", "ops"},
+    "interop": {"structures", "ops"},
     "env": {"ops"},
 }
 BELOW_ENGINE = set(LAYERS)

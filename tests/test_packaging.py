@@ -17,6 +17,8 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+OPTIONAL = [name for extra, names in PROJECT["optional-dependencies"].items() if extra != "dev" for name in names]
+REQUIREMENTS = [*PROJECT["dependencies"], *OPTIONAL]
 
 # As in an isolated build: whatever imports torch fails.
 BUILD = """
@@ -106,7 +108,7 @@ def test_every_third_party_import_is_declared() -> None:
         "yaml": "PyYAML",
         "faster_coco_eval": "faster-coco-eval",
     }
-    declared = {requirement.split(">=")[0].split("!=")[0] for requirement in PROJECT["dependencies"]}
+    declared = {requirement.split(">=")[0].split("!=")[0] for requirement in REQUIREMENTS}
     for path in (REPOSITORY / "maskrcnn").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             names = []
@@ -120,7 +122,7 @@ def test_every_third_party_import_is_declared() -> None:
                 )
 
 
-@pytest.mark.parametrize("requirement", PROJECT["dependencies"])
+@pytest.mark.parametrize("requirement", REQUIREMENTS)
 def test_no_dependency_forces_its_licence_on_users(requirement: str) -> None:
     name = requirement.split(">=")[0].split("!=")[0]
     try:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 # Commands by name: each is a module of this package with a `main(argv) -> exit code`, imported when it is called.
 COMMANDS = {
     "train": "train a model, or evaluate one, from a config",
-    "predict": "find objects in images and folders, draw them, write them as JSON",
+    "predict": "find objects in images and videos, draw them, write them as JSON",
     "prepare_data": "link known data sets into the data root, convert others to the COCO format",
     "show_data": "draw a data set's annotations as the model sees them",
     "show_predictions": "draw ground truth beside a trained model's predictions",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from maskrcnn.data.records import Dataset, ImageRecord, concatenate
 from maskrcnn.data.transforms import to_hwc
 from maskrcnn.engine.run import build_mappers
 from maskrcnn.registry import MODELS
-from maskrcnn.structures import Sample
+from maskrcnn.structures import Instances, Sample
 from maskrcnn.visualization import draw_targets, fit, save_picture, sheet
 
 CELL = (360, 480)  # room for one picture on a sheet
@@ -30,7 +31,8 @@ SEED = 0  # of the choice of images, so that two sheets can be compared
 def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
         prog="maskrcnn show_data",
-        description="Draw images with their annotations after every transform: what the model sees.",
+        description="Draw images with their annotations after every transform: what the model sees. Crowd regions, "
+        "which it is not trained on, are hatched.",
         epilog="example: maskrcnn show_data --config demo/shapes INPUT.RANDOM_FLIP none",
     )
     p.add_argument(
@@ -66,8 +68,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.output.suffix and not args.output.is_dir():
         save_picture(args.output, data_sheet(data, mapper, chosen, heading=f"{data.name}, as in {args.split}ing"))
     else:
-        for record, sample in samples_of(data, mapper, chosen):
-            picture = draw_sample(sample, data.class_names)
+        for record, sample, crowd in samples_of(data, mapper, chosen):
+            picture = draw_sample(sample, data.class_names, crowd=crowd)
             save_picture(args.output / f"{record.path.stem}_{record.image_id}.jpg", picture)
     print(f"annotations as the model sees them: {args.output}")
     return 0
@@ -83,30 +85,40 @@ def mapper_of(cfg: CfgNode, split: str) -> Mapper:
     return InstanceMapper(test_mapper.transforms, training=True)
 
 
-def samples_of(data: Dataset, mapper: Mapper, indices: Iterable[int]) -> Iterator[tuple[ImageRecord, Sample]]:
-    """Records and samples; an image's random transforms depend on its place in the data set alone."""
+def samples_of(
+    data: Dataset, mapper: Mapper, indices: Iterable[int]
+) -> Iterator[tuple[ImageRecord, Sample, Instances | None]]:
+    """Records, samples, and the crowd regions that no model is given, as they lie in the sample's image.
+
+    An image's random transforms depend on its place in the data set alone.
+    """
     for i in indices:
         record = data[i]
-        yield record, mapper(record, np.random.default_rng([SEED, i]))
+        sample = mapper(record, np.random.default_rng([SEED, i]))
+        crowd = [replace(obj, crowd=False) for obj in record.objects if obj.crowd]  # or the mapper would drop them
+        there = replace(record, objects=crowd)  # transforms draw the same random numbers whatever the objects
+        yield record, sample, mapper(there, np.random.default_rng([SEED, i])).targets if crowd else None
 
 
 def data_sheet(data: Dataset, mapper: Mapper, indices: Iterable[int], *, heading: str = "") -> np.ndarray:
     """Samples on one sheet, each with its file, its size for the network and its number of objects."""
     pictures, titles = [], []
-    for record, sample in samples_of(data, mapper, indices):
+    for record, sample, crowd in samples_of(data, mapper, indices):
         assert sample.targets is not None
-        pictures.append(draw_sample(sample, data.class_names, scale=fit(sample.size, CELL)))
+        pictures.append(draw_sample(sample, data.class_names, crowd=crowd, scale=fit(sample.size, CELL)))
         height, width = sample.size
         titles.append(f"{record.path.name}  {width} x {height}, {counted(len(sample.targets))}")
     return sheet(pictures, titles=titles, columns=4, cell=CELL, heading=heading)
 
 
-def draw_sample(sample: Sample, class_names: Sequence[str], *, scale: float = 1.0) -> np.ndarray:
-    """A sample's image with its targets, (H * scale, W * scale, 3) uint8."""
+def draw_sample(
+    sample: Sample, class_names: Sequence[str], *, crowd: Instances | None = None, scale: float = 1.0
+) -> np.ndarray:
+    """A sample's image with its targets and the crowd regions of its frame, (H * scale, W * scale, 3) uint8."""
     assert sample.targets is not None
     image = to_hwc(sample.image).round().clip(0, 255).astype(np.uint8)
     show_labels = len(sample.targets) <= CROWDED
-    return draw_targets(image, sample.targets, class_names, scale=scale, show_labels=show_labels)
+    return draw_targets(image, sample.targets, class_names, crowd=crowd, scale=scale, show_labels=show_labels)
 
 
 def choose(data: Dataset, count: int) -> list[int]:

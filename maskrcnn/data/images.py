@@ -1,4 +1,4 @@
-"""One reader for every image file: (H, W, 3) uint8 RGB, whole, upright, or an error that names the file.
+"""One reader for every image: (H, W, 3) uint8 RGB, whole, upright, or an error that names the file.
 
 Pillow reads the header of each file. The pixels of ordinary JPEG and PNG files are decoded by OpenCV, in 60 % of
 Pillow's time and to the same values; everything else (palettes, alpha, 16 bits, CMYK, other formats) by Pillow.
@@ -13,9 +13,13 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import torch
 from PIL import ExifTags, Image
+from torch import Tensor
 
 from maskrcnn.data.records import DatasetError
+
+ImageLike = str | Path | bytes | np.ndarray | Tensor | Image.Image
 
 # What Pillow's decoders raise for damaged files, by experience; UnidentifiedImageError is an OSError.
 DECODE_ERRORS = (
@@ -51,7 +55,7 @@ UPRIGHT = {
 SIDEWAYS = frozenset(orientation for orientation, (swap, _, _) in UPRIGHT.items() if swap)
 
 
-def read_image(path: str | Path, *, orient: bool = True) -> np.ndarray:
+def read_image(source: str | Path | bytes, *, orient: bool = True) -> np.ndarray:
     """Read an image file.
 
     Gray becomes three equal channels, a palette its colours, and an alpha channel is dropped. 16-bit values keep their
@@ -59,6 +63,7 @@ def read_image(path: str | Path, *, orient: bool = True) -> np.ndarray:
     rescaled beforehand. CMYK is converted without a colour profile. Of several frames or pages the first is read.
 
     Args:
+        source: a path, or the content of a file.
         orient: turn the image as its EXIF orientation says; False gives the pixel grid as stored.
 
     Returns:
@@ -68,8 +73,7 @@ def read_image(path: str | Path, *, orient: bool = True) -> np.ndarray:
         DatasetError: the file is missing, truncated, no image, 32 bits deep, or so large that Pillow takes it for a
             decompression bomb.
     """
-    path = Path(path)
-    data = _read_bytes(path)
+    data = source if isinstance(source, bytes) else _read_bytes(Path(source))
     try:
         with Image.open(io.BytesIO(data)) as image:
             pixels = _fast_pixels(image, data)
@@ -77,7 +81,7 @@ def read_image(path: str | Path, *, orient: bool = True) -> np.ndarray:
                 pixels = _pillow_pixels(image)
             orientation = _orientation(image, data) if orient else 1
     except DECODE_ERRORS as error:
-        raise _unreadable(path, data, error) from error
+        raise _unreadable(source, data, error) from error
     return np.ascontiguousarray(_upright(pixels, orientation))
 
 
@@ -98,6 +102,41 @@ def read_image_size(path: str | Path, *, orient: bool = True) -> tuple[int, int]
     except DECODE_ERRORS as error:
         raise _unreadable(path, _read_bytes(path), error) from error
     return (width, height) if swap else (height, width)
+
+
+def as_pixels(image: ImageLike) -> np.ndarray:
+    """An image in any of its forms as uint8 (H, W, 3) RGB.
+
+    Args:
+        image: a path, the bytes of a file, a Pillow image of any mode (which its EXIF orientation turns upright), or a
+            tensor uint8 (3, H, W) on any device. A numpy array is returned as it is.
+
+    Raises:
+        DatasetError: a file that `read_image` refuses, or a Pillow image that cannot be decoded.
+        ValueError: a tensor of another shape or type, or something else.
+    """
+    match image:
+        case np.ndarray():
+            return image
+        case str() | Path() | bytes():
+            return read_image(image)
+        case Image.Image():
+            try:
+                return np.ascontiguousarray(_upright(_pillow_pixels(image), _orientation(image, None)))
+            except DECODE_ERRORS as error:
+                raise DatasetError(f"the Pillow image cannot be decoded: {error}") from error
+        case Tensor():
+            if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] != 3:
+                raise ValueError(
+                    "an image as a tensor is uint8, 0 to 255, of shape (3, height, width) in RGB order, not "
+                    f"{str(image.dtype).removeprefix('torch.')} of shape {tuple(image.shape)}"
+                )
+            pixels: np.ndarray = image.permute(1, 2, 0).cpu().numpy()
+            return pixels
+    raise ValueError(
+        "an image is a path, bytes, a numpy array (height, width, 3), a tensor (3, height, width) or a Pillow image, "
+        f"not a {type(image).__name__}"
+    )
 
 
 def _read_bytes(path: Path) -> bytes:
@@ -140,9 +179,9 @@ def _pillow_pixels(image: Image.Image) -> np.ndarray:
     return np.array(image.convert("RGB"))
 
 
-def _orientation(image: Image.Image, data: bytes) -> int:
-    """The EXIF orientation, 1 if there is none; `data`, the whole file, is looked at for PNG only."""
-    if image.format == "PNG" and not any(mark in data for mark in PNG_EXIF):
+def _orientation(image: Image.Image, data: bytes | None) -> int:
+    """The EXIF orientation, 1 if there is none; `data`, the whole file if it is at hand, is looked at for PNG only."""
+    if image.format == "PNG" and data is not None and not any(mark in data for mark in PNG_EXIF):
         return 1  # Pillow would decode all pixels, to see whether EXIF data come behind them
     try:
         return int(image.getexif().get(ExifTags.Base.Orientation, 1))
@@ -157,8 +196,10 @@ def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
     return pixels[:, ::-1] if reverse_columns else pixels
 
 
-def _unreadable(path: Path, data: bytes, error: Exception) -> DatasetError:
-    return DatasetError(f"{path}: {_reason(data, error)}; replace the file, or remove it and its records")
+def _unreadable(source: str | Path | bytes, data: bytes, error: Exception) -> DatasetError:
+    if isinstance(source, bytes):
+        return DatasetError(f"{len(data)} bytes: {_reason(data, error)}")
+    return DatasetError(f"{source}: {_reason(data, error)}; replace the file, or remove it and its records")
 
 
 def _reason(data: bytes, error: Exception) -> str:

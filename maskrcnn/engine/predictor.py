@@ -1,27 +1,35 @@
-"""A trained model for people with images: an image in, detections in its own pixels out."""
+"""A trained model for people with images: images in, detections in their own pixels out."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
+from typing import overload
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from maskrcnn.checkpoint import CheckpointError, Weights, merge, newest_checkpoint, read_weights
 from maskrcnn.config import load_config
-from maskrcnn.data.images import read_image
+from maskrcnn.data import DatasetError
+from maskrcnn.data.images import ImageLike, as_pixels
 from maskrcnn.data.transforms import ResizeShortestEdge, from_hwc
 from maskrcnn.engine.state import load_weights
+from maskrcnn.engine.tiles import predict_tiled
 from maskrcnn.env import pick_device
 from maskrcnn.modeling import build_model
 from maskrcnn.structures import Detections, Sample
 from maskrcnn.visualization import check_image
 
+CHANNELS = ("RGB", "BGR")
+LOOK_AHEAD = 4  # batches that are read at a time, to find images of one size among them
+
 
 class Predictor:
-    """Finds objects in one image at a time.
+    """Finds objects in images.
 
     Args:
         run_folder_or_config: the output folder of a training run, whose newest checkpoint is taken; or a config file or
@@ -29,6 +37,9 @@ class Predictor:
         weights: a weights file, instead of those that the folder or the config names.
         device: "auto", "cpu", "cuda", "cuda:1", ...
         overrides: config values, KEY VALUE in turn or KEY=VALUE.
+        batch_size: images that go through the model together, where there are so many of one size.
+        channels: the order that arrays and tensors come in, "RGB", or "BGR" as OpenCV reads them. Files and Pillow
+            images know their own.
 
     Attributes:
         class_names: by label.
@@ -48,7 +59,14 @@ class Predictor:
         weights: str | Path | None = None,
         device: str = "auto",
         overrides: Sequence[str] = (),
+        batch_size: int = 4,
+        channels: str = "RGB",
     ) -> None:
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
+        if channels not in CHANNELS:
+            raise ValueError(f"channels is {channels!r}; choose from {', '.join(CHANNELS)}")
+        self.batch_size, self.channels = batch_size, channels
         config, found = _files_of(Path(run_folder_or_config))
         specs = (str(weights),) if weights is not None else found
         if specs is None:
@@ -71,27 +89,84 @@ class Predictor:
         self.model = model.to(pick_device(device)).to(memory_format=torch.channels_last).eval()
         self.resize = ResizeShortestEdge((self.cfg.INPUT.MIN_SIZE_TEST,), self.cfg.INPUT.MAX_SIZE_TEST)
 
-    def __call__(self, image: np.ndarray | str | Path) -> Detections:
-        """Find the objects in an image.
+    @overload
+    def __call__(self, images: ImageLike) -> Detections: ...  # type: ignore[overload-overlap]  # str: Sequence[str]
+    @overload
+    def __call__(self, images: Sequence[ImageLike]) -> list[Detections]: ...
+    def __call__(self, images: ImageLike | Sequence[ImageLike]) -> Detections | list[Detections]:
+        """Find the objects in an image, or in each image of a list.
 
         Args:
-            image: uint8 (H, W, 3) RGB, or the path of an image file.
+            images: a path, the bytes of an image file, a numpy array uint8 (H, W, 3), a tensor uint8 (3, H, W) on any
+                device, or a Pillow image of any mode; or a sequence of them, also mixed.
 
         Returns:
-            Detections on the CPU in the pixels of `image`, best first; masks are small and soft, and
-            `maskrcnn.ops.paste.paste_masks(d.masks, d.boxes, d.size)` makes them bool (D, H, W).
+            Detections on the CPU in the pixels of the image, best first; masks are small and soft, and
+            `maskrcnn.ops.paste.paste_masks(d.masks, d.boxes, d.size)` makes them bool (D, H, W). For a sequence a list
+            in the same order.
 
         Raises:
-            ValueError: an array of another shape or type; or a file that is no whole image.
+            ValueError: what was given is no image, or a file is no whole one; says which of a sequence.
         """
-        pixels = read_image(image) if isinstance(image, (str, Path)) else image
+        if isinstance(images, Sequence) and not isinstance(images, (str, bytes)):
+            return list(self.stream(images))
+        return next(self._detect([self._pixels(images)]))
+
+    def stream(self, images: Iterable[ImageLike]) -> Iterator[Detections]:
+        """The detections of each image in turn, for more images than memory holds: a generator is read as it is used.
+
+        A few batches are read at a time, and those images in them share a batch that have one size for the network.
+        """
+        return self._detect(self._pixels_of(images))
+
+    def tiled(self, image: ImageLike, *, tile: int, overlap: int | None = None) -> Detections:
+        """Find the objects in an image that is so large that small ones would vanish when it is resized as a whole.
+
+        Args:
+            image: as for a call.
+            tile: the side of the square tiles, in pixels of the image.
+            overlap: of neighbouring tiles, in pixels: the size up to which objects are whole in one of them, while
+                larger ones are found in the image as a whole. None is a quarter of `tile`.
+
+        Returns:
+            Detections in the pixels of the image, best first; more than `TEST.DETECTIONS_PER_IMAGE`, which holds for
+            each tile.
+        """
+        return predict_tiled(self._detect, self._pixels(image), tile, tile // 4 if overlap is None else overlap)
+
+    def _pixels_of(self, images: Iterable[ImageLike]) -> Iterator[np.ndarray]:
+        for i, image in enumerate(images):
+            try:
+                yield self._pixels(image)
+            except ValueError as error:
+                raise DatasetError(f"image {i}: {error}") from error
+
+    def _pixels(self, image: ImageLike) -> np.ndarray:
+        pixels = as_pixels(image)
         check_image(pixels)
+        bgr = self.channels == "BGR" and isinstance(image, (np.ndarray, Tensor))
+        return pixels[:, :, ::-1] if bgr else pixels
+
+    def _detect(self, images: Iterable[np.ndarray]) -> Iterator[Detections]:
+        """Detections in uint8 (H, W, 3) RGB images, in order."""
+        samples = (self._sample(pixels) for pixels in images)
+        while ahead := list(islice(samples, self.batch_size * (LOOK_AHEAD if self.batch_size > 1 else 1))):
+            found: dict[int, Detections] = {}
+            for size in {sample.size for sample in ahead}:  # others would be padded, which changes what is found
+                alike = [i for i, sample in enumerate(ahead) if sample.size == size]
+                for start in range(0, len(alike), self.batch_size):
+                    batch = alike[start : start + self.batch_size]
+                    found |= zip(batch, self._infer([ahead[i] for i in batch]), strict=True)
+            yield from (found[i] for i in range(len(ahead)))
+
+    def _sample(self, pixels: np.ndarray) -> Sample:
         height, width = pixels.shape[:2]
         sample = Sample(image=from_hwc(np.array(pixels, order="C")), image_id=0, original_size=(height, width))
-        sample = self.resize(sample, np.random.default_rng(0))  # one size to choose from: nothing is random
+        return self.resize(sample, np.random.default_rng(0))  # one size to choose from: nothing is random
+
+    def _infer(self, batch: list[Sample]) -> list[Detections]:
         with torch.no_grad():  # not inference_mode, whose tensors nobody may change in place afterwards
-            detections: Detections = self.model.inference([sample])[0]
-        return detections.to("cpu")
+            return [detections.to("cpu") for detections in self.model.inference(batch)]
 
 
 def _files_of(path: Path) -> tuple[Path, tuple[str, ...] | None]:

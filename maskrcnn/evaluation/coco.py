@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from faster_coco_eval import COCO, COCOeval_faster
 
 from maskrcnn.data.records import Dataset
 from maskrcnn.distributed import all_gather_object, is_main_process
-from maskrcnn.ops.paste import masks_to_rle
+from maskrcnn.evaluation.results import detections_to_coco, write_json
 from maskrcnn.registry import EVALUATORS
 from maskrcnn.structures.instances import Detections
 from maskrcnn.structures.samples import Sample
@@ -30,60 +28,6 @@ AREAS = {
     "l": "large",
 }  # below 32^2, up to 96^2, and above, in pixels of the original image
 RESULTS_FILE = "coco_instances_results.json"
-
-
-def detections_to_coco(
-    detections: Detections, image_id: int | str, category_ids: Sequence[int], *, mask_threshold: float = 0.5
-) -> list[dict[str, Any]]:
-    """One image's detections in the form of COCO's results files, which the official server takes.
-
-    Args:
-        detections: in the frame of the original image; soft masks become RLE here, so that no dense mask is kept.
-        category_ids: the data set's own ids, by label.
-
-    Returns:
-        One dict per detection: image_id, category_id, bbox (x, y, width, height to 1/1000 pixel), score and, of
-        detections with masks, segmentation (RLE with counts as text), with keypoints, keypoints (x, y, score in turn).
-
-    Raises:
-        ValueError: a box or score is not a finite number, or a label has no category id.
-    """
-    if not len(detections):
-        return []
-    boxes, scores = detections.boxes.detach().double().cpu(), detections.scores.detach().double().cpu()
-    if not (torch.isfinite(boxes).all() and torch.isfinite(scores).all()):
-        raise ValueError(f"image {image_id}: a detection's box or score is not a finite number; the model has diverged")
-    labels = detections.labels.tolist()
-    if max(labels) >= len(category_ids):
-        raise ValueError(
-            f"image {image_id}: a detection has label {max(labels)}, but there are {len(category_ids)} categories"
-        )
-    xywh = torch.cat([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], dim=1)
-    rows = zip(labels, xywh.numpy().round(3).tolist(), scores.numpy().round(7).tolist(), strict=True)
-    results: list[dict[str, Any]] = [
-        {"image_id": image_id, "category_id": category_ids[label], "bbox": box, "score": score}
-        for label, box, score in rows
-    ]
-    if detections.masks is not None:
-        rles = masks_to_rle(detections.masks, detections.boxes, detections.size, threshold=mask_threshold)
-        for result, rle in zip(results, rles, strict=True):
-            result["segmentation"] = rle
-    if detections.keypoints is not None:
-        points = detections.keypoints.detach().double().cpu() - torch.tensor([0.5, 0.5, 0.0])  # COCO: pixel indices
-        for result, row in zip(results, points.flatten(1).numpy().round(3).tolist(), strict=True):
-            result["keypoints"] = row
-    return results
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file that is either whole or not there; NaN, which JSON does not know, is refused."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        part.write_text(json.dumps(value, allow_nan=False), encoding="utf-8")
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 @EVALUATORS.register("coco")

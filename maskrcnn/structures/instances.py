@@ -9,13 +9,15 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, cast
 
 import torch
 from torch import Tensor
 
 from maskrcnn.ops.boxes import clip_boxes
+from maskrcnn.ops.paste import masks_to_rle
 from maskrcnn.structures.masks import Masks
+from maskrcnn.structures.rle import RLE
 
 # COCO's 17 points seen in a mirror: the nose stays, each left one changes places with its right one.
 MIRRORED_KEYPOINTS = (0, 2, 1, 4, 3, 6, 5, 8, 7, 10, 9, 12, 11, 14, 13, 16, 15)
@@ -125,14 +127,15 @@ class Detections(Rows):
     """What a model found.
 
     boxes (D, 4); scores (D,); labels int64 (D,); masks float (D, m, m), probabilities that fill the box, or None;
-    keypoints (D, 17, 3): x, y, score, or None. `ops.paste` turns the masks into pixels.
+    keypoints (D, 17, 3): x, y, score, or None. `ops.paste` turns the masks into pixels. Detections that were read from
+    a file have `Masks` instead, which are exact to the pixel: a small soft mask cannot hold them.
     """
 
     boxes: Tensor
     scores: Tensor
     labels: Tensor
     size: tuple[int, int]
-    masks: Tensor | None = None
+    masks: Tensor | Masks | None = None
     keypoints: Tensor | None = None
 
     @classmethod
@@ -144,6 +147,12 @@ class Detections(Rows):
             labels=torch.zeros(0, dtype=torch.int64, device=device),
             size=size,
         )
+
+    def to_rle(self, *, threshold: float = 0.5) -> list[RLE] | None:
+        """The masks in the frame of `size`, or None without any; of soft ones the pixels of at least `threshold`."""
+        if isinstance(self.masks, Tensor):
+            return cast("list[RLE]", masks_to_rle(self.masks, self.boxes, self.size, threshold=threshold))
+        return None if self.masks is None else self.masks.to_rle(self.size)
 
 
 TensorRows = TypeVar("TensorRows", Proposals, RoISamples, Candidates, Detections)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TypedDict
 
 import numpy as np
+import numpy.typing as npt
 
 from maskrcnn.ops.rle import Ints, compress_counts, decompress_counts
 
@@ -45,6 +46,25 @@ def decode_counts(rles: Sequence[RLE]) -> tuple[Ints, Ints]:
     if (wrong := np.flatnonzero(counts < 0)).size:
         raise ValueError(f"mask {owner[wrong[0]]}: run of negative length {counts[wrong[0]]}")
     return counts, lengths
+
+
+def decode_cut(rle: RLE) -> tuple[npt.NDArray[np.bool_], tuple[int, int]]:
+    """A mask as a bitmap no larger than its object: bool (h, w), and x and y of its first pixel in the frame.
+
+    Raises:
+        ValueError: as `decode_counts`.
+    """
+    counts, _ = decode_counts([rle])
+    height = rle["size"][0]
+    stops = counts.cumsum()
+    ones = np.flatnonzero(counts[1::2]) * 2 + 1
+    if not len(ones):
+        return np.zeros((0, 0), dtype=np.bool_), (0, 0)
+    first, last = int(stops[ones[0] - 1]) // height, int(stops[ones[-1]] - 1) // height + 1  # columns
+    lengths = np.diff(stops.clip(first * height, last * height), prepend=first * height)
+    columns = np.repeat(np.arange(len(counts)) % 2 == 1, lengths).reshape(-1, height)
+    rows = np.flatnonzero(columns.any(axis=0))
+    return columns[:, rows[0] : rows[-1] + 1].T, (first, int(rows[0]))
 
 
 def _text(counts: str | bytes | list[int]) -> bytes:

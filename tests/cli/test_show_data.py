@@ -49,7 +49,7 @@ def test_what_is_drawn_is_what_the_model_sees(config: Path) -> None:
     data = read_coco(config.parent / "data" / "instances.json", config.parent / "data")
     mapper = mapper_of(tiny_config(config.parent), "train")
     flips = 0
-    for _, sample in samples_of(data, mapper, range(6)):
+    for _, sample, _ in samples_of(data, mapper, range(6)):
         bright = (sample.image.numpy() > 200).all(axis=0)
         (box,) = sample.targets.boxes.numpy()
         x1, y1, x2, y2 = box.round().astype(int)
@@ -59,6 +59,23 @@ def test_what_is_drawn_is_what_the_model_sees(config: Path) -> None:
         changed = (picture != sample.image.permute(1, 2, 0).numpy()).any(axis=2)
         assert changed[y1 + 2 : y2 - 2, x1 + 2 : x2 - 2].all()
     assert 0 < flips < 6
+
+
+def test_crowd_regions_are_hatched_where_the_transforms_put_them(config: Path) -> None:
+    data = read_coco(config.parent / "data" / "instances.json", config.parent / "data")
+    for flip in ("none", "horizontal"):
+        mapper = mapper_of(tiny_config(config.parent, "INPUT.RANDOM_FLIP", flip), "train")
+        sides = set()
+        for _, sample, crowd in samples_of(data, mapper, [0]):
+            (box,) = crowd.boxes.numpy()  # the last twelve of 72 columns
+            sides.add(bool(box[0] > sample.size[1] / 2))
+            x1, y1, x2, y2 = box.round().astype(int)
+            plain = draw_sample(sample, data.class_names)
+            marked = (draw_sample(sample, data.class_names, crowd=crowd) != plain).any(axis=2)
+            assert 0.2 < marked[y1 + 30 : y2 - 2, x1 + 2 : x2 - 2].mean() < 0.9
+        _, sample, crowd = next(iter(samples_of(data, mapper, [1])))
+        assert crowd is None
+        assert flip == "horizontal" or sides == {True}
 
 
 def test_the_choice_is_fixed_and_prefers_images_with_objects(config: Path) -> None:
@@ -81,7 +98,7 @@ def test_wrong_arguments(config: Path, tmp_path: Path, capsys) -> None:
 
 def test_arrays_of_other_types(config: Path) -> None:
     data = read_coco(config.parent / "data" / "instances.json", config.parent / "data")
-    ((_, sample),) = samples_of(data, mapper_of(tiny_config(config.parent), "test"), [0])
+    ((_, sample, _),) = samples_of(data, mapper_of(tiny_config(config.parent), "test"), [0])
     expected = draw_sample(sample, data.class_names)
     as_float = type(sample)(sample.image.float(), sample.image_id, sample.original_size, sample.targets)
     np.testing.assert_array_equal(draw_sample(as_float, data.class_names), expected)

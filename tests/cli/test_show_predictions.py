@@ -35,7 +35,7 @@ def test_crowd_regions_are_drawn(run: Path) -> None:
     record = next(r for r in data if any(obj.crowd for obj in r.objects))
     image = read_image(record.path)
     picture = draw_record(image, record, data.class_names)
-    assert (picture[10:40, 64:70] != image[10:40, 64:70]).any(axis=2).mean() > 0.9
+    assert 0.3 < (picture[10:40, 64:70] != image[10:40, 64:70]).any(axis=2).mean() < 0.8  # hatched
     boxes_only = type(record)(record.image_id, record.path, record.size, [])
     np.testing.assert_array_equal(draw_record(image, boxes_only, data.class_names), image)
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from maskrcnn.data.images import read_image, read_image_size
+from maskrcnn.data.images import as_pixels, read_image, read_image_size
 from maskrcnn.data.records import DatasetError
 
 RAMP = np.arange(256, dtype=np.uint8).reshape(16, 16)
@@ -192,6 +192,23 @@ def test_damaged_exif_data_do_no_harm(tmp_path):
     assert path.read_bytes() != data
     assert read_image(path).shape == (96, 64, 3)
     assert read_image_size(path) == (96, 64)
+
+
+def test_the_bytes_of_a_file(tmp_path):
+    path = saved(Image.fromarray(COLOUR), tmp_path / "a.png")
+    np.testing.assert_array_equal(read_image(path.read_bytes()), COLOUR)
+    with pytest.raises(DatasetError, match="^50 bytes: the image cannot be decoded"):
+        read_image(path.read_bytes()[:50])
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGBA", "LA", "CMYK", "YCbCr", "HSV", "I;16"])
+def test_pillow_images_of_every_mode(mode):
+    if mode == "I;16":
+        image, expected = Image.fromarray((RAMP.astype(np.uint16) << 8) + 7), np.repeat(RAMP[..., None], 3, axis=2)
+    else:
+        image = Image.fromarray(COLOUR).convert(mode)
+        expected = np.asarray(image.convert("RGB"))
+    np.testing.assert_array_equal(as_pixels(image), expected)
 
 
 def test_missing_file(tmp_path):

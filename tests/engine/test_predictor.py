@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from tiny_run import CLASSES, make_run, tiny_config
 
 from maskrcnn import Predictor
@@ -15,6 +16,7 @@ from maskrcnn.data import DatasetError
 from maskrcnn.modeling import build_model
 from maskrcnn.ops.paste import paste_masks
 from maskrcnn.structures import Sample
+from maskrcnn.visualization import VideoFile
 
 
 @pytest.fixture(scope="module")
@@ -76,21 +78,107 @@ def test_the_order_of_the_channels_matters(predictor: Predictor) -> None:
     assert a.scores.shape != b.scores.shape or not torch.allclose(a.scores, b.scores)
 
 
+def test_channels_in_opencv_s_order_are_taken_by_name(run: Path, predictor: Predictor, tmp_path: Path) -> None:
+    pixels = image()
+    opencv = Predictor(run, device="cpu", channels="BGR")
+    expected = predictor(pixels)
+    assert_same(opencv(pixels[:, :, ::-1]), expected)
+    assert_same(opencv(torch.from_numpy(pixels).permute(2, 0, 1).flip(0)), expected)
+    cv2.imwrite(str(tmp_path / "image.png"), pixels[:, :, ::-1])
+    assert_same(opencv(tmp_path / "image.png"), expected)  # files know their own order
+    assert_same(opencv(Image.fromarray(pixels)), expected)
+    assert_same(opencv.tiled(pixels[:, :, ::-1], tile=60), predictor.tiled(pixels, tile=60))
+    with pytest.raises(ValueError, match="channels is 'rgb'; choose from RGB, BGR"):
+        Predictor(run, channels="rgb")
+
+
+def test_every_form_of_an_image_gives_the_same(predictor: Predictor, tmp_path: Path) -> None:
+    pixels = image()
+    path = tmp_path / "image.png"
+    cv2.imwrite(str(path), pixels[:, :, ::-1])
+    tensor = torch.from_numpy(pixels).permute(2, 0, 1)
+    alpha = np.dstack([pixels, pixels[:, :, :1]])
+    on_its_side = Image.fromarray(np.ascontiguousarray(np.rot90(pixels)))
+    on_its_side.getexif()[0x0112] = 6  # the viewer turns it clockwise
+    forms = [pixels, path, str(path), path.read_bytes(), tensor, Image.fromarray(pixels), Image.fromarray(alpha)]
+    forms += [Image.open(path), on_its_side]
+    for found in predictor(forms):
+        assert_same(found, predictor(pixels))
+        assert found.size == (50, 90)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3])
+def test_many_images_are_as_good_as_one_by_one(run: Path, predictor: Predictor, batch_size: int) -> None:
+    """In their order, whichever of them went through the model together."""
+    rng = np.random.default_rng(0)
+    sizes = [(50, 90), (90, 50), (100, 180), (50, 90), (64, 64), (50, 90), (90, 50), (50, 90)] * 2
+    images = [rng.integers(0, 255, (*size, 3), dtype=np.uint8) for size in sizes]
+    many = Predictor(run, device="cpu", batch_size=batch_size)
+    batches = []
+    infer = many.model.inference
+    many.model.inference = lambda batch: batches.append([s.size for s in batch]) or infer(batch)
+    found = many(images)
+    assert sum(map(len, batches)) == 16 and all(len(set(batch)) == 1 for batch in batches)  # no batch is padded
+    assert max(map(len, batches)) == batch_size
+    assert [f.size for f in found] == sizes
+    for one, pixels in zip(found, images, strict=True):
+        expected = predictor(pixels)
+        for name in ("boxes", "scores", "labels", "masks"):
+            torch.testing.assert_close(getattr(one, name), getattr(expected, name), atol=1e-4, rtol=1e-4)
+    assert many([]) == []
+    with pytest.raises(ValueError, match="batch_size is 0"):
+        Predictor(run, batch_size=0)
+
+
+def test_a_stream_reads_no_further_than_it_must(run: Path) -> None:
+    read = []
+
+    def images():
+        for i in range(100):
+            read.append(i)
+            yield image(40 + i % 2, 60)
+
+    for batch_size, ahead in ((1, 1), (2, 8)):
+        read.clear()
+        stream = Predictor(run, device="cpu", batch_size=batch_size).stream(images())
+        assert not read
+        assert next(stream).size == (40, 60) and len(read) == ahead
+        assert next(stream).size == (41, 60) and len(read) == max(ahead, 2)
+
+
+def test_tiles(predictor: Predictor) -> None:
+    pixels = image(130, 200)
+    found = predictor.tiled(pixels, tile=100)
+    assert found.size == (130, 200) and len(found) > 10  # more than one image may have
+    assert (found.boxes >= 0).all() and (found.boxes <= torch.tensor([200.0, 130, 200, 130])).all()
+    assert (found.scores.diff() <= 0).all() and found.masks.shape == (len(found), 28, 28)
+    assert_same(predictor.tiled(pixels, tile=200), predictor(pixels))
+    with pytest.raises(ValueError, match="an overlap of 100"):
+        predictor.tiled(pixels, tile=100, overlap=100)
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
         (np.zeros((40, 50), np.uint8), r"\(height, width, 3\) in RGB order, not \(40, 50\)"),
         (np.zeros((3, 40, 50), np.uint8), r"not \(3, 40, 50\)"),
         (np.zeros((40, 50, 4), np.uint8), r"not \(40, 50, 4\)"),
+        (np.zeros((2, 40, 50, 3), np.uint8), r"not \(2, 40, 50, 3\)"),
         (np.zeros((0, 50, 3), np.uint8), r"not \(0, 50, 3\)"),
         (np.zeros((40, 50, 3), np.float32), "uint8, 0 to 255, not float32"),
-        ([[1, 2], [3, 4]], "numpy array, not a list"),
-        (torch.zeros(3, 40, 50), "numpy array, not a Tensor"),
+        (torch.zeros(3, 40, 50), r"a tensor is uint8, .* not float32 of shape \(3, 40, 50\)"),
+        (torch.zeros(40, 50, 3, dtype=torch.uint8), r"not uint8 of shape \(40, 50, 3\)"),
+        (Image.fromarray(np.zeros((4, 5), np.float32)), "Pillow image cannot be decoded: .* 8 bits"),
+        (b"no image", "8 bytes: not an image file"),
+        (b"", "0 bytes: the image file is empty"),
+        (None, "not a NoneType"),
     ],
 )
 def test_what_is_no_image_is_an_error(predictor: Predictor, wrong, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         predictor(wrong)
+    with pytest.raises(ValueError, match=f"^image 1: .*{message}"):
+        predictor([image(), wrong])
 
 
 def test_a_missing_or_broken_file_is_an_error_that_names_it(predictor: Predictor, tmp_path: Path) -> None:
@@ -164,6 +252,8 @@ def test_the_examples_of_the_docs_run(tmp_path: Path, monkeypatch, capsys) -> No
     (tmp_path / "output").mkdir()
     make_run(tmp_path).rename(tmp_path / "output" / "demo")
     cv2.imwrite(str(tmp_path / "photo.jpg"), image(60, 80))
+    with VideoFile(tmp_path / "clip.mp4", 25) as video:
+        video.add(image(60, 80))
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {}
     for block in blocks:

@@ -14,7 +14,7 @@ from pycocotools.cocoeval import COCOeval
 from maskrcnn.data.datasets import read_coco
 from maskrcnn.data.records import Dataset, ImageRecord, ObjectRecord, concatenate
 from maskrcnn.evaluation import coco
-from maskrcnn.evaluation.coco import CocoEvaluator, detections_to_coco, write_json
+from maskrcnn.evaluation.coco import CocoEvaluator
 from maskrcnn.registry import EVALUATORS
 from maskrcnn.structures import Detections, Sample
 
@@ -329,44 +329,6 @@ def test_the_table_has_every_category(evaluated) -> None:
     assert means == pytest.approx([result["bbox/AP"], result["segm/AP"]], abs=0.06)
 
 
-def test_results_have_the_official_form() -> None:
-    detections = Detections(
-        boxes=torch.tensor([[1.23456, 2.0, 11.5, 22.25]]),
-        scores=torch.tensor([0.87654321]),
-        labels=torch.tensor([3]),
-        size=(30, 40),
-        masks=torch.ones(1, 28, 28),
-        keypoints=torch.full((1, 17, 3), 5.5),
-    )
-    (result,) = json.loads(json.dumps(detections_to_coco(detections, 397133, tuple(CATEGORIES))))
-    rle, keypoints = result.pop("segmentation"), result.pop("keypoints")
-    assert result == {
-        "image_id": 397133,
-        "category_id": 90,
-        "bbox": [1.235, 2.0, 10.265, 20.25],
-        "score": pytest.approx(0.87654321, abs=1e-7),
-    }
-    assert rle["size"] == [30, 40] and isinstance(rle["counts"], str)
-    expected = np.zeros((30, 40), bool)
-    expected[2:22, 1:11] = True  # the pixels whose centres are in the box, as far as the soft border reaches 0.5
-    assert (coco_mask.decode(rle).astype(bool) != expected).sum() <= 30
-    assert keypoints == [5.0, 5.0, 5.5] * 17  # COCO counts pixels, not their centres
-    assert detections_to_coco(Detections.empty((30, 40)), 1, (1,)) == []
-
-
-@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_a_diverged_model_is_an_error_that_names_the_image(bad: float) -> None:
-    with pytest.raises(ValueError, match="image 12: .* not a finite number"):
-        detections_to_coco(boxes_only((0, 0, bad, 5, 0.9)), 12, (1,))
-    with pytest.raises(ValueError, match="image 12: .* not a finite number"):
-        detections_to_coco(boxes_only((0, 0, 5, 5, bad)), 12, (1,))
-
-
-def test_a_label_without_a_category_is_an_error() -> None:
-    with pytest.raises(ValueError, match="label 4, but there are 2 categories"):
-        detections_to_coco(boxes_only((0, 0, 5, 5, 0.5), label=4), 1, (1, 2))
-
-
 def test_only_text_and_numbers_are_held(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     annotations = random_annotations(rng, 1) or [box_annotation(0, 0, 5, 5)]
@@ -408,14 +370,6 @@ def test_a_data_set_made_in_python(tmp_path: Path) -> None:
     evaluator.process([sample(4)], [found])
     result = evaluator.result()
     assert result["bbox/AP"] == pytest.approx(100) and result["segm/AP50"] == pytest.approx(100)
-
-
-def test_a_file_is_whole_or_not_there(tmp_path: Path) -> None:
-    write_json(tmp_path / "new" / "a.json", [1])
-    with pytest.raises(ValueError):
-        write_json(tmp_path / "new" / "a.json", [float("nan")])
-    assert [p.name for p in (tmp_path / "new").iterdir()] == ["a.json"]
-    assert json.loads((tmp_path / "new" / "a.json").read_text()) == [1]
 
 
 def test_it_is_registered() -> None:

@@ -2,7 +2,7 @@ import numpy as np
 import pycocotools.mask
 import pytest
 
-from maskrcnn.structures.rle import decode_counts
+from maskrcnn.structures.rle import decode_counts, decode_cut
 
 
 def test_counts_by_hand():
@@ -41,3 +41,18 @@ def test_lists_and_texts_are_the_same_runs():
     uncompressed = {"size": [19, 23], "counts": [*([0] if flat[0] else []), *runs.tolist()]}
     compressed = pycocotools.mask.encode(np.asfortranarray(bitmap.astype(np.uint8)))
     assert decode_counts([uncompressed])[0].tolist() == decode_counts([compressed])[0].tolist()
+
+
+def test_a_bitmap_no_larger_than_its_object():
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        bitmap = np.zeros((13, 17), np.uint8)
+        y, x = rng.integers(0, 10, 2)
+        bitmap[y : y + rng.integers(1, 6), x : x + rng.integers(1, 9)] = rng.random() < 0.9
+        bitmap &= rng.random(bitmap.shape) < 0.8
+        cut, (left, top) = decode_cut(pycocotools.mask.encode(np.asfortranarray(bitmap)))
+        again = np.zeros_like(bitmap)
+        again[top : top + cut.shape[0], left : left + cut.shape[1]] = cut
+        np.testing.assert_array_equal(again, bitmap)
+        if bitmap.any():
+            assert cut.any(axis=0)[[0, -1]].all() and cut.any(axis=1)[[0, -1]].all()
