@@ -10,6 +10,7 @@ from collections.abc import Sequence
 COMMANDS = {
     "train": "train a model, or evaluate one, from a config",
     "predict": "find objects in images and folders, draw them, write them as JSON",
+    "check_data": "find what is wrong with a data set before training on it",
     "show_data": "draw a data set's annotations as the model sees them",
     "show_predictions": "draw ground truth beside a trained model's predictions",
     "build": "compile the operators ahead of their first use",

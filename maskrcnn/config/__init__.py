@@ -1,7 +1,7 @@
 """Configuration: YAML files with inheritance, command-line overrides, and sections that name classes."""
 
 from maskrcnn.config.files import config_path
-from maskrcnn.config.loader import dump, format_config, load_config, trace_config
+from maskrcnn.config.loader import data_root, dump, format_config, load_config, trace_config
 from maskrcnn.config.values import ConfigError
 
-__all__ = ["ConfigError", "config_path", "dump", "format_config", "load_config", "trace_config"]
+__all__ = ["ConfigError", "config_path", "data_root", "dump", "format_config", "load_config", "trace_config"]

@@ -81,6 +81,12 @@ def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
     return tree
 
 
+def data_root() -> tuple[str, str]:
+    """The folder of the registered data sets where no config names one, and where that comes from."""
+    variable = next((name for name in ROOT_VARIABLES if os.environ.get(name)), None)
+    return (os.environ[variable], f"${variable}") if variable else (ROOT_DEFAULT, "default")
+
+
 def format_config(cfg: CfgNode, origins: Mapping[str, str]) -> str:
     """One line per key: `KEY: value   # where it comes from`."""
     lines = [(f"{key}: {_flow(value)}", origins.get(key, "")) for key, value in _leaves(cfg)]
@@ -125,11 +131,8 @@ def _import_all(layers: list[tuple[str, Path, dict[str, Any]]]) -> Iterator[tupl
 
 
 def _fill_in_data_root(datasets: Section) -> None:
-    if datasets.values.get("ROOT"):
-        return
-    variable = next((name for name in ROOT_VARIABLES if os.environ.get(name)), None)
-    datasets.values["ROOT"] = os.environ[variable] if variable else ROOT_DEFAULT
-    datasets.origins["ROOT"] = f"${variable}" if variable else "default"
+    if not datasets.values.get("ROOT"):
+        datasets.values["ROOT"], datasets.origins["ROOT"] = data_root()
 
 
 def _leaves(cfg: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
