@@ -80,8 +80,8 @@ class _Check:
         kept_categories = self.categories(data["categories"])
         kept_images, copies = self.images(data["images"], folder, decode)
         kept = self.annotations(data, kept_images, kept_categories, copies)
-        self.settled("image", kept_images, entries.without_annotations(kept_images, kept))
-        self.settled("category", kept_categories, entries.without_instances(kept_categories, kept))
+        self.settled("image", kept_images, entries.without_annotations(kept_images, data["annotations"]))
+        self.settled("category", kept_categories, entries.without_instances(kept_categories, data["annotations"]))
         return {**data, "images": kept_images, "annotations": kept, "categories": kept_categories}
 
     def categories(self, categories: Sequence[Any]) -> list[Entry]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -240,15 +240,21 @@ def _some(values: list[int]) -> str:
     return f"{values}" if len(values) <= 12 else f"{len(values)} ids from {values[0]} to {values[-1]}"
 
 
-def without_annotations(images: Sequence[Entry], annotations: Sequence[Entry]) -> Iterator[Found]:
-    used = {annotation["image_id"] for annotation in annotations}
+def without_annotations(images: Sequence[Entry], annotations: Sequence[Any]) -> Iterator[Found]:
+    """Images that no annotation is of, not even one with an error."""
+    used = _referred_to(annotations, "image_id")
     for i, image in enumerate(images):
         if image["id"] not in used:
             yield Found(i, "image-without-annotations", f"{image['file_name']!r} has no annotations")
 
 
-def without_instances(categories: Sequence[Entry], annotations: Sequence[Entry]) -> Iterator[Found]:
-    used = Counter(annotation["category_id"] for annotation in annotations)
+def without_instances(categories: Sequence[Entry], annotations: Sequence[Any]) -> Iterator[Found]:
+    """Categories that no annotation is of, not even one with an error."""
+    used = _referred_to(annotations, "category_id")
     for i, category in enumerate(categories):
-        if not used[category["id"]]:
+        if category["id"] not in used:
             yield Found(i, "category-without-instances", f"{category['name']!r} has no annotations")
+
+
+def _referred_to(annotations: Sequence[Any], key: str) -> set[int | None]:
+    return {as_integer(annotation.get(key)) for annotation in annotations if isinstance(annotation, dict)}

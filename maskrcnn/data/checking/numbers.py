@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 NUMBERS = frozenset((int, float))  # by exact type: true and false are none
-LARGEST = 1e9  # pixels; what is beyond is a mistake, and would overflow float32 or a rasteriser
+LARGEST = 1e9  # pixels along a side; what is beyond is a mistake, and would overflow float32 or a rasteriser
 
 
 def is_number(value: Any) -> bool:

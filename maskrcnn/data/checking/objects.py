@@ -14,7 +14,7 @@ import numpy as np
 
 from maskrcnn.data.checking.entries import as_integer
 from maskrcnn.data.checking.masks import mask_extent
-from maskrcnn.data.checking.numbers import floats, is_number, number_problem
+from maskrcnn.data.checking.numbers import LARGEST, floats, is_number, number_problem
 from maskrcnn.data.checking.policies import Entry, Found, replaced
 from maskrcnn.data.checking.problems import show
 from maskrcnn.data.records import NUM_KEYPOINTS
@@ -164,7 +164,7 @@ def areas(annotations: Sequence[Entry]) -> Iterator[Found]:
         area = annotation.get("area", 0)
         if not is_number(area):
             yield Found(i, "wrong-type", f"'area' is {show(area)}, but must be a number", with_area_of_box)
-        elif number_problem([area]):
+        elif not -(LARGEST**2) <= area <= LARGEST**2:  # NaN is not
             yield Found(i, "not-finite", f"'area' is {show(area)}: it must be a finite number", with_area_of_box)
         elif area < 0:
             yield Found(i, "area-negative", f"'area' is {show(area)}: it must not be negative", with_area_of_box)
