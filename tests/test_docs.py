@@ -12,6 +12,7 @@ import torch
 import maskrcnn
 from maskrcnn.cli import main
 from maskrcnn.data import InstanceMapper, dataset
+from maskrcnn.data.checking import KINDS
 from maskrcnn.registry import DATASETS, MASK_HEADS
 
 ROOT = Path(__file__).parents[1]
@@ -101,3 +102,9 @@ def test_the_readmes_commands_exist(capsys):
         with pytest.raises(SystemExit) as end:
             main([command, "--help"])
         assert end.value.code == 0 and "usage" in capsys.readouterr().out
+
+
+def test_the_page_lists_every_kind_of_problem() -> None:
+    page = (ROOT / "docs/data.md").read_text()
+    for name, kind in KINDS.items():
+        assert f"| `{name}` | {kind.severity}: {kind.title} | {kind.repair or '-'} |" in page

@@ -11,6 +11,7 @@ COMMANDS = {
     "train": "train a model, or evaluate one, from a config",
     "predict": "find objects in images and videos, draw them, write them as JSON",
     "prepare_data": "link known data sets into the data root, convert others to the COCO format",
+    "check_data": "find what is wrong with a data set before training on it",
     "show_data": "draw a data set's annotations as the model sees them",
     "show_predictions": "draw ground truth beside a trained model's predictions",
     "build": "compile the operators ahead of their first use",

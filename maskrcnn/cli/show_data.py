@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     specs = cfg.DATASETS.TRAIN if args.split == "train" else cfg.DATASETS.TEST
     if not specs:
         p.error(f"DATASETS.{args.split.upper()} is empty: there is nothing to show")
-    data = concatenate([dataset(spec, cfg.DATASETS.ROOT) for spec in specs])
+    data = concatenate([dataset(spec, cfg.DATASETS.ROOT, cfg.DATASETS.PROBLEMS) for spec in specs])
     mapper = mapper_of(cfg, args.split)
     chosen = tqdm(choose(data, args.count), desc="drawing", unit="img", disable=None, leave=False)
     if args.output.suffix and not args.output.is_dir():

@@ -40,7 +40,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     predictor = Predictor(args.run, device=args.device)
     if not predictor.cfg.DATASETS.TEST:
         p.error(f"{args.run}/config.yaml has no DATASETS.TEST to show images of")
-    data = concatenate([dataset(spec, predictor.cfg.DATASETS.ROOT) for spec in predictor.cfg.DATASETS.TEST])
+    data = concatenate(
+        [
+            dataset(spec, predictor.cfg.DATASETS.ROOT, predictor.cfg.DATASETS.PROBLEMS)
+            for spec in predictor.cfg.DATASETS.TEST
+        ]
+    )
     output = args.output or args.run / "predictions.jpg"
     save_picture(output, prediction_sheet(predictor, data, args.count, score_threshold=args.score_threshold))
     print(f"ground truth beside predictions: {output}")

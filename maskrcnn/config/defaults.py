@@ -57,6 +57,8 @@ class Datasets:
     ROOT: str = ""
     TRAIN: str | CocoFiles | tuple[str | CocoFiles, ...] = ()
     TEST: str | CocoFiles | tuple[str | CocoFiles, ...] = ()
+    # Entries of an annotation file with an error: the run does not start, they are left out, or mended where possible.
+    PROBLEMS: Literal["error", "drop", "repair"] = "error"
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from pycocotools import mask as coco_mask
@@ -58,6 +58,26 @@ class ImageRecord:
     objects: list[ObjectRecord]
 
 
+@dataclass(frozen=True)
+class Change:
+    """What a reader did to an entry of an annotation file.
+
+    Args:
+        where: the entry, such as "annotation 5".
+        action: "dropped", or "changed".
+        cause: why.
+        kinds: of the problems that led to it, see `maskrcnn.data.checking`.
+        before, after: the fields that were changed, shortened; of a dropped entry none.
+    """
+
+    where: str
+    action: Literal["dropped", "changed"]
+    cause: str
+    kinds: tuple[str, ...]
+    before: str = ""
+    after: str = ""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Columns:
     """Everything about N images with M objects. `x_offsets` has one entry more than there are owners of x's: those of
@@ -85,7 +105,8 @@ class Dataset:
     """Records of images, held in one block of shared memory, so that worker processes neither copy nor parse them.
 
     `dataset[i]` makes the `ImageRecord` of image i afresh. `class_names` and `category_ids` (the file's own ids, with
-    their gaps) are by label. `json_path` and `image_root` are where it was read from, or None.
+    their gaps) are by label. `json_path` and `image_root` are where it was read from, or None. `changes` says in what
+    it is not as the file has it.
     """
 
     def __init__(
@@ -97,6 +118,7 @@ class Dataset:
         name: str,
         json_path: Path | None = None,
         image_root: Path | None = None,
+        changes: Sequence[Change] = (),
     ) -> None:
         arrays = [getattr(columns, field.name) for field in fields(Columns)]
         self._arrays: Iterable[np.ndarray]
@@ -110,6 +132,7 @@ class Dataset:
         self.name = name
         self.json_path = json_path
         self.image_root = image_root
+        self.changes = tuple(changes)
 
     @classmethod
     def from_records(
@@ -121,6 +144,7 @@ class Dataset:
         name: str,
         json_path: Path | None = None,
         image_root: Path | None = None,
+        changes: Sequence[Change] = (),
     ) -> Dataset:
         """Pack records, which may come from a generator: only one at a time is held."""
         return cls(
@@ -130,6 +154,7 @@ class Dataset:
             name=name,
             json_path=json_path,
             image_root=image_root,
+            changes=changes,
         )
 
     def __getstate__(self) -> dict[str, Any]:
@@ -192,6 +217,18 @@ class Dataset:
     def image_ids(self) -> np.ndarray:
         """int64 (N,)."""
         return self._columns.image_ids
+
+    @property
+    def paths(self) -> list[Path]:
+        """Of the image files."""
+        c = self._columns
+        text = c.paths.tobytes()
+        return [Path(os.fsdecode(text[a:b])) for a, b in itertools.pairwise(c.path_offsets.tolist())]
+
+    @property
+    def sizes(self) -> np.ndarray:
+        """(h, w) of the images, int32 (N, 2)."""
+        return self._columns.sizes
 
     @property
     def aspect_ratios(self) -> np.ndarray:
@@ -258,6 +295,7 @@ def concatenate(datasets: Sequence[Dataset]) -> Dataset:
         class_names=first.class_names,
         category_ids=first.category_ids,
         name=" + ".join(d.name for d in datasets),
+        changes=[change for d in datasets for change in d.changes],
     )
 
 

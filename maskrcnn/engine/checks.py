@@ -12,11 +12,15 @@ import torch
 from yacs.config import CfgNode
 
 from maskrcnn.checkpoint import Weights, trace_of_run
-from maskrcnn.data import Dataset
+from maskrcnn.data import Dataset, DatasetError
+from maskrcnn.data.checking.images import damages, sample
+from maskrcnn.data.checking.splits import different_classes, shared_images
 from maskrcnn.distributed import world_size
 from maskrcnn.engine.solver import build_schedule
 from maskrcnn.registry import EVALUATORS
 
+SAMPLED_IMAGES = 50  # read whole before training starts
+COMPARED_IMAGES = 5000  # up to which training and test images are compared by content
 REFERENCE_BATCH, REFERENCE_LR = 16, 0.02  # Mask R-CNN §3.1
 
 # Lowest value of each number that has one.
@@ -132,15 +136,39 @@ def changed(cfg: CfgNode, section: str, **values: Any) -> CfgNode:
 
 def check_same_classes(names: Sequence[str], source: str, dataset: Dataset) -> None:
     """Raises RunError: class names of training, or of a checkpoint, that are not those of the data set."""
-    if tuple(names) == dataset.class_names:
-        return
-    i = next((i for i, (a, b) in enumerate(zip(names, dataset.class_names, strict=False)) if a != b), None)
-    difference = (
-        f"{len(names)} and {len(dataset.class_names)} of them"
-        if i is None
-        else f"class {i} is {names[i]!r} in the one, {dataset.class_names[i]!r} in the other"
+    if difference := different_classes(names, dataset.class_names):
+        raise RunError(f"{source} and {dataset.source} have different classes: {difference}")
+
+
+def check_image_files(dataset: Dataset) -> None:
+    """Raises DatasetError: of a sample of the image files one is missing, damaged, or not of the recorded size."""
+    chosen = sample(len(dataset), SAMPLED_IMAGES)
+    paths, sizes = dataset.paths, dataset.sizes.tolist()
+    found = damages([paths[i] for i in chosen], [(sizes[i][0], sizes[i][1]) for i in chosen])
+    problems = [problem for problem in found if problem]
+    if problems:
+        _, message = problems[0]
+        others = f" (and {len(problems) - 1} others)" if len(problems) > 1 else ""
+        raise DatasetError(
+            f"{dataset.source}: of {len(chosen)} image files that were tried, {len(problems)} cannot be trained on: "
+            f"{message}{others}; `maskrcnn check_data --images-checked all` tries all of them"
+        )
+
+
+def shared_images_hint(train_set: Dataset, test_set: Dataset) -> str | None:
+    """That images are both trained on and evaluated on; None if none are.
+
+    Of large data sets only the files of equal name are compared, which reads few of them.
+    """
+    by_content = len(train_set) + len(test_set) <= COMPARED_IMAGES
+    shared = list(shared_images(train_set.paths, test_set.paths, by_content=by_content))
+    if not shared:
+        return None
+    i, twin = shared[0]
+    return (
+        f"{len(shared)} of the {len(test_set)} images of {test_set.source} are in {train_set.source} too, the first "
+        f"being {test_set.paths[i]}, the same as {twin}: evaluating on them measures what was learnt by heart"
     )
-    raise RunError(f"{source} and {dataset.source} have different classes: {difference}")
 
 
 def check_annotations(cfg: CfgNode, dataset: Dataset) -> None:

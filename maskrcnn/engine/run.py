@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,7 @@ from maskrcnn.registry import EVALUATORS
 
 logger = logging.getLogger(__name__)
 
+CHANGES_FILE = "data_problems.json"
 MAPPERS = {"instance": InstanceMapper}  # by a model's task
 
 
@@ -205,6 +206,7 @@ def test(cfg: CfgNode, *, weights: Sequence[str] = ()) -> dict[str, float]:
             logger.info("evaluating %s", ", ".join(specs))
             loaded = merge([read_weights(spec) for spec in specs])
             test_sets = _read_test_sets(cfg)
+            _list_changes(folder, list(test_sets.values()))
             first, *others = test_sets.values()
             for other in others:
                 checks.check_same_classes(first.class_names, first.source, other)
@@ -294,11 +296,17 @@ def build_mappers(cfg: CfgNode, task: str) -> tuple[Mapper, Mapper]:
 
 
 def _read_data(cfg: CfgNode) -> tuple[Dataset, dict[str, Dataset]]:
-    train_set = concatenate([dataset(spec, cfg.DATASETS.ROOT) for spec in cfg.DATASETS.TRAIN])
+    train_sets = [dataset(spec, cfg.DATASETS.ROOT, cfg.DATASETS.PROBLEMS) for spec in cfg.DATASETS.TRAIN]
+    train_set = concatenate(train_sets)
     checks.check_annotations(cfg, train_set)
     test_sets = _read_test_sets(cfg)
     for test_set in test_sets.values():
         checks.check_same_classes(train_set.class_names, train_set.source, test_set)
+        if hint := checks.shared_images_hint(train_set, test_set):
+            logger.warning(hint)
+    for found in (train_set, *test_sets.values()):
+        checks.check_image_files(found)
+    _list_changes(Path(cfg.OUTPUT_DIR).expanduser(), [*train_sets, *test_sets.values()])
     return train_set, test_sets
 
 
@@ -306,10 +314,20 @@ def _read_test_sets(cfg: CfgNode) -> dict[str, Dataset]:
     """By name; a name that stands for two of them gets a number."""
     test_sets: dict[str, Dataset] = {}
     for spec in cfg.DATASETS.TEST:
-        found = dataset(spec, cfg.DATASETS.ROOT)
+        found = dataset(spec, cfg.DATASETS.ROOT, cfg.DATASETS.PROBLEMS)
         same = sum(other.name == found.name for other in test_sets.values())
         test_sets[f"{found.name}_{same + 1}" if same else found.name] = found
     return test_sets
+
+
+def _list_changes(folder: Path, datasets: Sequence[Dataset]) -> None:
+    """Write down what was left out or mended, by annotation file, where there is such a thing."""
+    path = folder / CHANGES_FILE
+    changes = {found.source: [asdict(change) for change in found.changes] for found in datasets if found.changes}
+    if changes:
+        earlier = json.loads(path.read_text()) if path.exists() else {}  # training's, when the run is evaluated
+        write_atomically(path, json.dumps(earlier | changes, indent=1).encode())
+        logger.warning("what was left out of the data, or mended, is listed in %s", path)
 
 
 def _newest_state(folder: Path, cfg: CfgNode) -> dict[str, Any] | None:

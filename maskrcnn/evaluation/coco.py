@@ -14,6 +14,7 @@ from faster_coco_eval import COCO, COCOeval_faster
 
 from maskrcnn.data.records import Dataset
 from maskrcnn.distributed import all_gather_object, is_main_process
+from maskrcnn.evaluation.explain import AREAS, doubts, explain
 from maskrcnn.evaluation.results import detections_to_coco, write_json
 from maskrcnn.registry import EVALUATORS
 from maskrcnn.structures.instances import Detections
@@ -22,11 +23,6 @@ from maskrcnn.structures.samples import Sample
 logger = logging.getLogger(__name__)
 
 KINDS = {"bbox": "box", "segm": "mask"}  # COCO's words and ours
-AREAS = {
-    "s": "small",
-    "m": "medium",
-    "l": "large",
-}  # below 32^2, up to 96^2, and above, in pixels of the original image
 RESULTS_FILE = "coco_instances_results.json"
 
 
@@ -101,6 +97,8 @@ class CocoEvaluator:
                 len(by_image),
                 len(self._known_images),
             )
+        for line in doubts(truth, results):
+            logger.warning(line)
         figures: dict[str, float] = {}
         for kind in self.kinds:
             if kind == "segm" and results and not with_masks:
@@ -185,10 +183,11 @@ def ground_truth(dataset: Dataset) -> dict[str, Any]:
     """The images, annotations and categories of a data set in COCO's form.
 
     They come from the file it was read from, so that coordinates keep their last digit and the figures are those of the
-    official tool; else (several data sets, or one made in Python) from its records. Annotations are numbered afresh:
-    ids may repeat between files, and the tool takes an id of 0 for "unmatched".
+    official tool; else (several data sets, one made in Python, or one that was repaired) from its records. Annotations
+    are numbered afresh: ids may repeat between files, and the tool takes an id of 0 for "unmatched".
     """
-    annotations = list(_file_annotations(dataset) if dataset.json_path else _record_annotations(dataset))
+    as_in_file = dataset.json_path is not None and not dataset.changes
+    annotations = list(_file_annotations(dataset) if as_in_file else _record_annotations(dataset))
     for i, annotation in enumerate(annotations):
         annotation["id"] = i + 1
     images = [{"id": r.image_id, "height": r.size[0], "width": r.size[1]} for r in dataset]
@@ -251,38 +250,6 @@ def objects_per_category(truth: dict[str, Any], category_ids: Sequence[int]) -> 
     """How many objects, crowd regions apart, each category has."""
     counts = Counter(a["category_id"] for a in truth["annotations"] if not a["iscrowd"])
     return np.array([counts[category] for category in category_ids], dtype=int)
-
-
-def explain(truth: dict[str, Any], results: Sequence[dict[str, Any]], figures: Mapping[str, float]) -> list[str]:
-    """What a figure of 0 or -1 comes from, in words."""
-    objects = [a for a in truth["annotations"] if not a["iscrowd"]]
-    if not objects:
-        crowds = len(truth["annotations"])
-        return [
-            f"the ground truth of {len(truth['images'])} images has no objects ({crowds} crowd regions), so every "
-            "figure is -1, COCO's mark for nothing to find"
-        ]
-    lines = []
-    if absent := [name for name, value in figures.items() if value == -1 and name[-1] in AREAS]:
-        sizes = ", ".join(dict.fromkeys(AREAS[name[-1]] for name in absent))
-        lines.append(f"the ground truth has no {sizes} objects, so {', '.join(absent)} are -1")
-    if not results:
-        lines.append(
-            f"there is not one detection in {len(truth['images'])} images, so every AP is 0: no score reached the "
-            "model's threshold, as after too few iterations, with diverged weights, or without loading any"
-        )
-    elif figures.get("bbox/AP50") == 0:
-        found, wanted = ({row["category_id"] for row in rows} for rows in (results, objects))
-        best = max(result["score"] for result in results)
-        reason = (
-            "none overlaps an object of its category by half"
-            if found & wanted
-            else f"they name categories {sorted(found)}, the ground truth {sorted(wanted)}"
-        )
-        lines.append(
-            f"box AP50 is 0 although there are {len(results)} detections, with scores up to {best:.3f}: {reason}"
-        )
-    return lines
 
 
 def number(value: float) -> str:
