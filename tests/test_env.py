@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from maskrcnn import env
+from maskrcnn.env import machine
 
 
 def test_auto_is_the_gpu_where_there_is_one(monkeypatch):
@@ -49,8 +50,8 @@ def test_python_runs_it_as_a_module(command):
     + [(False, set(), "reference (plain PyTorch, slower)")],
 )
 def test_the_summary_says_what_the_operators_are_compiled_for(monkeypatch, compiled, devices, expected):
-    monkeypatch.setattr(env.extension, "COMPILED", compiled)
-    monkeypatch.setattr(env.extension, "devices", lambda operator: frozenset(devices))
+    monkeypatch.setattr(machine.extension, "COMPILED", compiled)
+    monkeypatch.setattr(machine.extension, "devices", lambda operator: frozenset(devices))
     line = next(line for line in env.summary().splitlines() if line.startswith("operators:"))
     assert line.split(":", 1)[1].strip() == expected
 

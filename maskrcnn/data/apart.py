@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import pickle
 import subprocess
 import sys
@@ -12,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-CHILD = "from maskrcnn.data.apart import child; child()"
+CHILD = "import sys; sys.path[:] = sys.argv[1:]; from maskrcnn.data.apart import child; child()"
 
 
 class ProcessDied(RuntimeError):
@@ -32,10 +31,8 @@ def call_apart(function: Callable[..., Any], *arguments: Any) -> Any:
     with tempfile.TemporaryDirectory(prefix="maskrcnn-") as folder:
         result = Path(folder) / "result"
         done = subprocess.run(
-            [sys.executable, "-c", CHILD],
+            [sys.executable, "-c", CHILD, *sys.path],
             input=pickle.dumps((str(result), function, arguments)),
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-            cwd=os.getcwd(),
         )
         if done.returncode or not result.is_file():
             raise ProcessDied(f"a process ended with code {done.returncode} and no result: was there enough memory?")

@@ -14,15 +14,27 @@ from typing import Any
 
 import numpy as np
 
+from maskrcnn.data.apart import ProcessDied, call_apart
 from maskrcnn.data.checking import Policy, check_coco, error_message, warnings_of
 from maskrcnn.data.checking.check import without_gc
 from maskrcnn.data.checking.report import changes_tally
 from maskrcnn.data.layouts import COCO_LAYOUTS
-from maskrcnn.data.records import NUM_KEYPOINTS, Dataset, DatasetError, ImageRecord, ObjectRecord
+from maskrcnn.data.records import (
+    NUM_KEYPOINTS,
+    Change,
+    Columns,
+    Dataset,
+    DatasetError,
+    ImageRecord,
+    ObjectRecord,
+    pack,
+)
 from maskrcnn.registry import DATASETS
 from maskrcnn.structures.rle import RLE
 
 logger = logging.getLogger(__name__)
+
+LARGE = 64 * 2**20  # bytes of JSON. Parsed, it needs ten times as much, which this process would never give back
 
 # name -> annotation file and folder of images, below the data root
 LAYOUT = {
@@ -53,30 +65,50 @@ def read_coco(
     """
     json_path, images = Path(json_path), Path(images)
     start = time.perf_counter()
+    large = json_path.is_file() and json_path.stat().st_size > LARGE
+    try:
+        found = call_apart(_read, json_path, images, policy) if large else _read(json_path, images, policy)
+    except ProcessDied as error:
+        raise DatasetError(f"{json_path}: cannot be read: {error}") from error
+    dataset = Dataset(
+        found.columns,
+        class_names=found.class_names,
+        category_ids=found.category_ids,
+        name=name or json_path.stem,
+        json_path=json_path,
+        image_root=images,
+        changes=found.changes,
+    )
+    seconds = time.perf_counter() - start
+    logger.info(
+        "%s: %d images, %d objects, read in %.1f s", json_path, len(dataset), dataset.num_objects.sum(), seconds
+    )
+    return dataset
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What a file holds, after a policy."""
+
+    columns: Columns
+    class_names: tuple[str, ...]
+    category_ids: tuple[int, ...]
+    changes: tuple[Change, ...]
+
+
+def _read(json_path: Path, images: Path, policy: Policy) -> _Found:
     with without_gc():
         report = check_coco(json_path, images, policy=policy)
         if report.refused or report.content is None:
             raise DatasetError(error_message(report, f"maskrcnn check_data --json {json_path} --images {images}"))
         for line in warnings_of(report):
             logger.warning(line)
+        if report.changes:
+            logger.warning("%s: %s", json_path, changes_tally(report.changes))
         categories = {category["id"]: category["name"] for category in report.content["categories"]}
         labels = {id_: label for label, id_ in enumerate(sorted(categories))}
-        dataset = Dataset.from_records(
-            _records(report.content, labels, images),
-            class_names=[categories[id_] for id_ in labels],
-            category_ids=tuple(labels),
-            name=name or json_path.stem,
-            json_path=json_path,
-            image_root=images,
-            changes=report.changes,
-        )
-    if report.changes:
-        logger.warning("%s: %s", json_path, changes_tally(report.changes))
-    seconds = time.perf_counter() - start
-    logger.info(
-        "%s: %d images, %d objects, read in %.1f s", json_path, len(dataset), dataset.num_objects.sum(), seconds
-    )
-    return dataset
+        columns = pack(_records(report.content, labels, images))
+    return _Found(columns, tuple(categories[id_] for id_ in labels), tuple(labels), tuple(report.changes))
 
 
 def _records(content: Mapping[str, Any], labels: Mapping[int, int], root: Path) -> Iterator[ImageRecord]:

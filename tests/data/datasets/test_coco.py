@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,10 @@ import pytest
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
-from maskrcnn.data.datasets import dataset
+from maskrcnn.data.apart import call_apart
+from maskrcnn.data.datasets import coco, dataset
 from maskrcnn.data.datasets.coco import LAYOUT, read_coco
-from maskrcnn.data.records import DatasetError
+from maskrcnn.data.records import Columns, DatasetError
 
 
 def read(folder):
@@ -297,3 +299,19 @@ def test_real_keypoints(real_data):
     content = json.loads(Path(json_path).read_text())
     labelled = {a["id"]: a["num_keypoints"] for a in content["annotations"]}
     assert all((o.keypoints[:, 2] > 0).sum() == labelled[o.id] for o in people)
+
+
+def test_a_large_file_is_read_in_a_process_of_its_own(coco_folder, monkeypatch):
+    """To the same data, and to the same error."""
+    here = read(coco_folder)
+    calls = []
+    monkeypatch.setattr(coco, "LARGE", 0)
+    monkeypatch.setattr(coco, "call_apart", lambda *call: calls.append(call) or call_apart(*call))
+    apart = read(coco_folder)
+    assert len(calls) == 1 and (apart.class_names, apart.category_ids) == (here.class_names, here.category_ids)
+    for column in fields(Columns):
+        ours, theirs = (getattr(data._columns, column.name) for data in (apart, here))
+        np.testing.assert_array_equal(ours, theirs)
+    coco_folder.json_path.write_text("{")
+    with pytest.raises(DatasetError, match="not a JSON file"):
+        read_coco(coco_folder.json_path, coco_folder.images)
