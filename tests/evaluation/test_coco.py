@@ -374,3 +374,14 @@ def test_a_data_set_made_in_python(tmp_path: Path) -> None:
 
 def test_it_is_registered() -> None:
     assert EVALUATORS.get("coco") is CocoEvaluator
+
+
+def test_the_ground_truth_of_repaired_data_is_what_was_read(tmp_path: Path) -> None:
+    annotation = box_annotation(10, 20, 30, 40) | {"segmentation": [[10.0, 20, 40, 20, 40, 60, 10, 60]]}
+    write_dataset(tmp_path, [annotation], [1])
+    content = json.loads((tmp_path / "instances.json").read_text())
+    content["annotations"][0]["bbox"] = [10, 20, -30]
+    (tmp_path / "instances.json").write_text(json.dumps(content))
+    dataset = read_coco(tmp_path / "instances.json", tmp_path, policy="repair")
+    (found,) = coco.ground_truth(dataset)["annotations"]
+    assert found["bbox"] == [10, 20, 30, 40]

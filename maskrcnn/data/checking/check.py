@@ -110,8 +110,10 @@ class _Check:
     def image_files(self, listed: list[Entry], folder: Path, decode: int | None) -> list[Entry]:
         missing = images.missing_files(listed, folder)
         if len(listed) > 1 and sum(item.kind == "image-missing" for item in missing) == len(listed):
-            first = show(listed[0]["file_name"])
-            self.fatal("no-image-files", f"none of the {len(listed)} image files is in {folder}, such as {first}")
+            first, there = show(listed[0]["file_name"]), images.some_file(folder)
+            holds = f"which has {show(there)}" if there else "which is empty"
+            message = f"none of the {len(listed)} image files, such as {first}, is in {folder}, {holds}"
+            self.fatal("no-image-files", message)
             return listed
         kept = self.settled("image", listed, missing).kept
         return self.settled("image", kept, images.damaged_files(kept, folder, decode)).kept
@@ -201,7 +203,7 @@ class _Check:
     def settled(self, what: str, listed: Sequence[Entry], found: Iterable[Found]) -> Settled:
         found = list(found)
         for item in found:
-            where = name_of(what, listed[item.index])
+            where = name_of(what, listed[item.at])
             self.problems.append(Problem(item.kind, str(self.path), where, item.message))
         settled = settle(what, listed, found, self.policy)
         self.changes += settled.changes

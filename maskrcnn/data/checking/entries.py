@@ -150,7 +150,7 @@ def annotation_fields(annotations: Sequence[Entry]) -> Iterator[Found]:
     """The three ids, which must be integers."""
     fresh = _new_ids(annotations)
     for item in _integers(annotations, "id"):
-        entry = annotations[item.index]
+        entry = annotations[item.at]
         yield item._replace(repair=partial(_with_id, fresh) if as_integer(entry.get("id")) is None else item.repair)
     for key in ("image_id", "category_id"):
         yield from _integers(annotations, key)

@@ -103,6 +103,11 @@ def _has_header(file: Path) -> bool:
         return False
 
 
+def some_file(folder: Path) -> str | None:
+    """The first name in a folder; None if it has none."""
+    return min(os.listdir(folder), default=None)
+
+
 def _listing(folder: Path) -> dict[str, list[str]]:
     names: dict[str, list[str]] = {}
     try:

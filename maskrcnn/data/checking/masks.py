@@ -32,9 +32,7 @@ def masks_of(annotations: Sequence[Entry], sizes: np.ndarray) -> tuple[np.ndarra
     found: list[Found] = []
     for start in range(0, len(annotations), CHUNK):
         part = slice(start, start + CHUNK)
-        found += [
-            item._replace(index=item.index + start) for item in _chunk(annotations[part], sizes[part], extents[part])
-        ]
+        found += [item._replace(at=item.at + start) for item in _chunk(annotations[part], sizes[part], extents[part])]
     return extents, found
 
 

@@ -20,7 +20,7 @@ from maskrcnn.data.checking.problems import show
 from maskrcnn.data.records import NUM_KEYPOINTS
 
 SLACK = 1.0  # pixels: how far a box may reach beyond its image by rounding
-DIFFER, AGREE = 0.5, 0.75  # IoU of a box and its mask's extent
+DIFFER, AGREE, FITS = 0.5, 0.75, 0.9  # IoU of a box and its mask's extent
 APART = 0.1  # of the smaller of the two in the larger one
 SMALLEST = 2.0  # pixels: conventions of what a box encloses differ by as much, which is half of a tiny object
 
@@ -74,9 +74,9 @@ def placement(annotations: Sequence[Entry], boxes: np.ndarray, sizes: np.ndarray
         boxes: XYXY, as `boxes_of` gives them.
     """
     limits = np.concatenate([np.zeros_like(sizes), sizes[:, ::-1]], axis=1)
-    empty = (boxes[:, 2:] <= boxes[:, :2]).any(axis=1)
+    empty = (boxes[:, 2:] - boxes[:, :2]).min(axis=1) <= 0
     beyond = np.concatenate([limits[:, :2] - boxes[:, :2], boxes[:, 2:] - limits[:, 2:]], axis=1).max(axis=1)
-    outside = (boxes[:, 2:] <= 0).any(axis=1) | (boxes[:, :2] >= limits[:, 2:]).any(axis=1)
+    outside = (boxes[:, 2:].min(axis=1) <= 0) | ((limits[:, 2:] - boxes[:, :2]).min(axis=1) <= 0)
     corners = could_be_corners(boxes, sizes)
     for i in np.flatnonzero(empty | outside | (beyond > SLACK)).tolist():
         bbox, size = annotations[i]["bbox"], _size(sizes, i)
@@ -105,11 +105,13 @@ def agreement(
     """
     limits = np.tile(sizes[:, ::-1], 2)
     corners = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
-    boxes, extents = np.clip(boxes, 0, limits), np.clip(extents, 0, limits)
+    extents = np.clip(extents, 0, limits)
+    as_corners = (iou(corners, extents)[0] > FITS) & (iou(boxes, extents)[0] < AGREE)
+    boxes = np.clip(boxes, 0, limits)
     overlap, covered = iou(boxes, extents)
-    wrong = (overlap < DIFFER) & (np.abs(boxes - extents).max(axis=1) > SMALLEST) & (boxes[:, 2:] > boxes[:, :2]).all(1)
-    as_corners = iou(corners, extents)[0] > AGREE
-    for i in np.flatnonzero(wrong).tolist():
+    has_area = (boxes[:, 2:] - boxes[:, :2]).min(axis=1) > 0
+    wrong = ((overlap < DIFFER) & has_area) | as_corners
+    for i in np.flatnonzero(wrong & (np.abs(boxes - extents).max(axis=1) > SMALLEST)).tolist():
         bbox, size = annotations[i]["bbox"], _size(sizes, i)
         x1, y1, x2, y2 = extents[i].tolist()
         message = (
@@ -197,7 +199,7 @@ def keypoints(annotations: Sequence[Entry]) -> Iterator[Found]:
             sound.append(i)
     triples = floats(chain.from_iterable(annotations[i]["keypoints"] for i in sound)).reshape(-1, NUM_KEYPOINTS, 3)
     seen = triples[:, :, 2]
-    wrong = ~np.isin(seen, (0, 1, 2)).all(axis=1)
+    wrong = np.isin(seen, (0, 1, 2)).sum(axis=1) < NUM_KEYPOINTS
     counts = (seen > 0).sum(axis=1).tolist()
     for k in np.flatnonzero(wrong).tolist():
         message = f"'keypoints' has a visibility of {seen[k][~np.isin(seen[k], (0, 1, 2))][0]:g}: it must be 0, 1 or 2"

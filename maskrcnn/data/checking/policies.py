@@ -24,9 +24,9 @@ def replaced(entry: Entry, key: str, value: Any) -> Entry | None:
 
 
 class Found(NamedTuple):
-    """A problem of the entry at `index` of its list, and how that entry can be mended."""
+    """A problem of the entry at place `at` of its list, and how that entry can be mended."""
 
-    index: int
+    at: int
     kind: str
     message: str
     repair: Repair = dropped
@@ -53,12 +53,12 @@ def settle(what: str, entries: Sequence[Entry], found: Iterable[Found], policy: 
     """
     by_entry: dict[int, list[Found]] = defaultdict(list)
     for item in found:
-        by_entry[item.index].append(item)
+        by_entry[item.at].append(item)
     after: list[Entry | None] = list(entries)
     changes = []
     for i, items in sorted(by_entry.items()):
         after[i] = _outcome(entries[i], items, policy)
-        if after[i] is not entries[i]:
+        if after[i] is None or after[i] is not entries[i]:  # an entry that is no object may be null itself
             changes.append(_change(what, entries[i], after[i], items))
     return Settled(after, changes)
 

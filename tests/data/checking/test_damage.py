@@ -339,13 +339,18 @@ def test_warnings_are_logged_and_trained_on(clean: Any, caplog: Any) -> None:
     assert "1 boxes that reach beyond their image (bbox-partly-outside), the first being annotation 6" in caplog.text
 
 
-@pytest.mark.parametrize(
-    ("box", "hint"), [([40, 10, 60, 30], "read as two corners"), ([20, 10, 50, 40], "but its mask extends over")]
-)
-def test_corners_are_recognised_beside_a_mask(clean: Any, box: list[float], hint: str) -> None:
-    clean.annotation(1).update(bbox=box)
-    report = check_coco(clean.write().json_path)
-    assert any(hint in p.message for p in report.problems if p.where == "annotation 1")
+def test_corners_are_recognised_beside_a_mask(clean: Any) -> None:
+    """Even where the box, cut off at the image's edge, still overlaps its mask by half."""
+    clean.annotation(1).update(bbox=[40, 10, 60, 30])
+    clean.annotation(5).update(bbox=[10.5, 20.25, 40.5, 60.25])
+    clean.annotation(3).update(bbox=[20, 10, 55, 45])  # too large, but no corners
+    report = check_coco(clean.write().json_path, policy="repair")
+    found = {(p.where, p.kind): "read as two corners" in p.message for p in report.problems}
+    assert found.pop(("annotation 1", "box-mask-apart")) and found.pop(("annotation 5", "box-mask-apart"))
+    assert not found.pop(("annotation 3", "box-mask-differ"))
+    assert {kind for _, kind in found} == {"bbox-partly-outside"}
+    boxes = {a["id"]: a["bbox"] for a in report.content["annotations"]}
+    assert (boxes[1], boxes[5], boxes[3]) == ([40, 10, 20, 20], [10.5, 20.25, 30, 40], [20, 10, 30, 30])
 
 
 def test_rounding_is_no_problem(clean: Any) -> None:
