@@ -42,10 +42,19 @@ def test_the_whole_file(yolo):
             },
         ],
     }
+    with pytest.raises(DatasetError, match="annotation 1: no 'segmentation', which other annotations have"):
+        yolo.read(content)
+    del content["annotations"][1]["segmentation"]
     data = yolo.read(content)
     assert data.class_names == ("cat", "dog") and [len(record.objects) for record in data] == [2, 0, 0]
     np.testing.assert_array_equal([o.box for o in data[0].objects], [[10, 12, 30, 18], [0, 0, 10, 3]])
-    np.testing.assert_array_equal(data[0].objects[1].segmentation, [[0, 0, 10, 0, 10, 3, 0, 3]])
+
+
+def test_polygons_are_read_as_masks(yolo):
+    content = yolo_to_coco(yolo.root)
+    del content["annotations"][0]
+    mask = yolo.read(content)[0].objects[0].segmentation
+    np.testing.assert_array_equal(mask, [[0, 0, 10, 0, 10, 3, 0, 3]])
 
 
 def test_one_folder_of_images(yolo, monkeypatch):
