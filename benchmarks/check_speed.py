@@ -14,34 +14,12 @@ import resource
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
+from coco_sized import ANNOTATIONS, IMAGES, repeated
 from machine import describe
 
 from maskrcnn.data import read_coco
 from maskrcnn.data.checking import check_coco, text_of
-
-IMAGES, ANNOTATIONS = 118_287, 860_001  # of train2017
-
-
-def repeated(content: dict[str, Any], num_images: int, num_annotations: int) -> dict[str, Any]:
-    """The content with its images and annotations over and over, up to these numbers."""
-    images: list[dict[str, Any]] = []
-    annotations: list[dict[str, Any]] = []
-    highest = max(image["id"] for image in content["images"]) + 1
-    copy = 0
-    while len(images) < num_images:
-        for image in content["images"]:
-            images.append({**image, "id": image["id"] + copy * highest, "file_name": f"{copy}_{image['file_name']}"})
-        for annotation in content["annotations"]:
-            annotations.append(
-                {**annotation, "id": len(annotations) + 1, "image_id": annotation["image_id"] + copy * highest}
-            )
-        copy += 1
-    images = images[:num_images]
-    kept = {image["id"] for image in images}
-    annotations = [a for a in annotations if a["image_id"] in kept][:num_annotations]
-    return {**content, "images": images, "annotations": annotations}
 
 
 def main() -> None:
@@ -55,7 +33,7 @@ def main() -> None:
     print(describe())
     with tempfile.TemporaryDirectory() as folder:
         path = args.output or Path(folder, "repeated.json")
-        content = repeated(json.loads(args.json.read_text()), args.images, args.annotations)
+        content = repeated(json.loads(args.json.read_text()), args.images, args.annotations, rename=True)
         path.write_text(json.dumps(content))
         names = [image["file_name"] for image in content["images"]]
         del content

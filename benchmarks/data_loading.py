@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
 import statistics
 import tempfile
@@ -22,33 +23,15 @@ from typing import Any
 
 import torch
 import torchvision
+from coco_sized import ANNOTATIONS, IMAGES, repeated
 from machine import describe
 from torchvision.datasets import wrap_dataset_for_transforms_v2
 from torchvision.transforms import v2
 
 from maskrcnn.data import InstanceMapper, RandomHorizontalFlip, ResizeShortestEdge, build_train_loader, read_coco
 
-COCO_IMAGES = 118_287
 SHORT, LONG = 800, 1333
 MIB = 2**20
-
-
-def repeated(content: dict[str, Any], count: int) -> dict[str, Any]:
-    """A COCO file of at least `count` images: the same ones again and again, under new ids."""
-    images, annotations = content["images"], content["annotations"]
-    copies = -(-count // len(images))
-    ids = {image["id"]: i for i, image in enumerate(images)}
-    return {
-        "categories": content["categories"],
-        "images": [
-            {**image, "id": copy * len(images) + ids[image["id"]] + 1} for copy in range(copies) for image in images
-        ],
-        "annotations": [
-            {**a, "id": copy * len(annotations) + k + 1, "image_id": copy * len(images) + ids[a["image_id"]] + 1}
-            for copy in range(copies)
-            for k, a in enumerate(annotations)
-        ],
-    }
 
 
 def of_size(content: dict[str, Any], size: tuple[int, int]) -> dict[str, Any]:
@@ -58,6 +41,12 @@ def of_size(content: dict[str, Any], size: tuple[int, int]) -> dict[str, Any]:
     images = [i for i in content["images"] if (i["height"], i["width"]) == size and i["id"] in annotated]
     kept = {image["id"] for image in images}
     return {**content, "images": images, "annotations": [a for a in objects if a["image_id"] in kept]}
+
+
+def write_files(source: Path, large: Path, one_size: Path) -> None:
+    content = json.loads(source.read_text())
+    large.write_text(json.dumps(repeated(content, IMAGES, ANNOTATIONS, rename=False)))
+    one_size.write_text(json.dumps(of_size(content, (480, 640))))
 
 
 def memory_peak() -> float:
@@ -104,13 +93,14 @@ def read(json_path: Path, images: Path) -> None:
 
 def memory(json_path: Path, images: Path) -> None:
     batches = ours(json_path, images, workers=4)
-    for _ in range(200):
-        next(batches)
-    first = proportional_memory()
-    for _ in range(2000):
-        next(batches)
-    grown = proportional_memory() - first
-    print(f"memory: {first:.0f} MiB in 5 processes after 200 batches, {grown:+.0f} MiB after 2000 more")
+
+    def after(count: int) -> list[float]:
+        """Of the last 40 batches: how many lie ready makes a difference of 40 MiB from one to the next."""
+        return [proportional_memory() for i, _ in zip(range(count), batches, strict=False) if i >= count - 40]
+
+    first, later = after(200), after(2000)
+    grown = statistics.median(later) - statistics.median(first)
+    print(f"memory: {max(first):.0f} MiB in 5 processes after 200 batches, {grown:+.0f} MiB after 2000 more")
 
 
 def speed(json_path: Path, images: Path, *, rounds: int, batches: int) -> None:
@@ -141,12 +131,12 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(2)
     print(describe())
-    content = json.loads(args.json.read_text())
     with tempfile.TemporaryDirectory() as folder:
         large, one_size = Path(folder) / "large.json", Path(folder) / "640x480.json"
-        large.write_text(json.dumps(repeated(content, COCO_IMAGES)))
-        one_size.write_text(json.dumps(of_size(content, (480, 640))))
-        del content
+        # in a process of its own, whose memory is not counted here
+        writer = multiprocessing.get_context("spawn").Process(target=write_files, args=(args.json, large, one_size))
+        writer.start()
+        writer.join()
         if "read" in args.parts:
             read(large, args.images)
         if "memory" in args.parts:
