@@ -6,6 +6,7 @@ the number of workers or processes, nor on whether training was interrupted.
 
 from __future__ import annotations
 
+import gc
 import io
 import itertools
 import pickle
@@ -167,12 +168,15 @@ def _unpacked(loader: DataLoader) -> Iterator[list[Sample]]:
 
 def _start_workers(loader: DataLoader) -> Iterator[Any]:
     """iter(loader), its workers forked while OpenCV has no threads here: a copy of its pool, without the threads of
-    it, would wait for them for ever in the worker."""
+    it, would wait for them for ever in the worker. Objects that are there already are left out of the workers' garbage
+    collections, which would write to each of them, and so copy its page of memory."""
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)
+    gc.freeze()
     try:
         return iter(loader)
     finally:
+        gc.unfreeze()
         cv2.setNumThreads(threads)
 
 
