@@ -103,9 +103,14 @@ inline bool is_channels_last(const Tensor& t) {
   return true;
 }
 
+// (n, h, w, c) as (n, c, h, w) in NHWC order; in two steps, since torch 2.10 has no permute here.
+inline Tensor channels_first(const Tensor& t) {
+  return torch::stable::transpose(torch::stable::transpose(t, 1, 3), 2, 3);
+}
+
 // A new uninitialised (n, c, h, w) tensor in NHWC order.
 inline Tensor new_channels_last(const Tensor& like, int64_t n, int64_t c, int64_t h, int64_t w) {
-  return torch::stable::permute(torch::stable::new_empty(like, {n, h, w, c}), {0, 3, 1, 2});
+  return channels_first(torch::stable::new_empty(like, {n, h, w, c}));
 }
 
 // dst[c][r] = src[r][c], in blocks that stay in the cache: rows x cols with these row strides -> cols x rows.

@@ -348,7 +348,7 @@ Tensor backward(const Tensor& grad_tensor, const Tensor& rois_tensor, double sca
   }
   if (channels_last) {
     const Tensor rounded = std::is_same_v<T, Acc> ? sums : torch::stable::to(sums, grad.scalar_type());
-    return torch::stable::permute(rounded, {0, 3, 1, 2});
+    return channels_first(rounded);
   }
   Tensor output = torch::stable::new_empty(grad, {s.images, s.channels, s.height, s.width});
   T* result = output.mutable_data_ptr<T>();
