@@ -83,7 +83,6 @@ def test_the_model_by_hand(tmp_path, monkeypatch):
 
 
 def test_your_own_data(tmp_path, monkeypatch):
-    pytest.importorskip("matplotlib", reason="an extra for notebooks")
     monkeypatch.setenv("MPLBACKEND", "agg")
     monkeypatch.chdir(tmp_path)
     names = run_notebook("your_own_data.ipynb")

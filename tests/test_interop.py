@@ -2,6 +2,7 @@ import sys
 
 import numpy as np
 import pytest
+import supervision as sv
 import torch
 
 from maskrcnn.interop import from_supervision, to_supervision
@@ -28,7 +29,6 @@ def found(count: int = 4, *, masks: bool = True, keypoints: bool = False) -> Det
 @pytest.mark.parametrize("count", [4, 0])
 @pytest.mark.parametrize("masks", [True, False])
 def test_there_and_back(count: int, masks: bool) -> None:
-    sv = pytest.importorskip("supervision", minversion="0.30")
     detections = found(count, masks=masks, keypoints=True)
     there = to_supervision(detections, ["disc", "bar", "ring"])
     assert isinstance(there, sv.Detections) and len(there) == count
@@ -47,7 +47,6 @@ def test_there_and_back(count: int, masks: bool) -> None:
 
 
 def test_dense_masks_and_what_is_missing() -> None:
-    sv = pytest.importorskip("supervision", minversion="0.30")
     bitmaps = np.zeros((1, *SIZE), bool)
     bitmaps[0, 5:20, 10:30] = True
     box = np.array([[10.0, 5, 30, 20]])
@@ -62,7 +61,6 @@ def test_dense_masks_and_what_is_missing() -> None:
 
 
 def test_supervision_filters_and_draws_them() -> None:
-    sv = pytest.importorskip("supervision", minversion="0.30")
     there = to_supervision(found(), ["disc", "bar", "ring"])
     assert len(there[there.class_id == 0]) == 2
     image = np.full((*SIZE, 3), 128, np.uint8)

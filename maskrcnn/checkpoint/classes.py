@@ -58,6 +58,8 @@ def take_classes(weights: Weights, state: Mapping[str, Tensor], rows: ClassRows)
     position = _positions(theirs or ())
     shared = tuple(name for name in ours if name in position)
     fresh = tuple(name for name in ours if name not in position)
+    to = [label for label, name in enumerate(ours) if name in position]
+    origin = [position[name] for name in shared]
     tensors, arranged = dict(weights.tensors), []
     for name, per_class in rows.per_class.items():
         if name not in tensors or name not in state:
@@ -74,9 +76,7 @@ def take_classes(weights: Weights, state: Mapping[str, Tensor], rows: ClassRows)
             del tensors[name]
             continue
         new = own.detach().to(old.device, old.dtype, copy=True)
-        new[_rows_of([ours.index(n) for n in shared], per_class)] = old[
-            _rows_of([position[n] for n in shared], per_class)
-        ]
+        new[_rows_of(to, per_class)] = old[_rows_of(origin, per_class)]
         new[per_class * len(ours) :] = old[per_class * count :]
         tensors[name] = new
     if not arranged:

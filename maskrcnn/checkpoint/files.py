@@ -16,6 +16,8 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from maskrcnn.atomic import WholeFile
+
 JSON_KEYS = ("class_names", "category_ids")  # in a .safetensors file's metadata, whose values are strings
 PLAIN = (bool, int, float, str, type(None))
 
@@ -26,9 +28,8 @@ class CheckpointError(ValueError):
 
 def write_atomically(path: Path, data: bytes) -> None:
     """Write a small file so that a reader, or a crash, sees the old content or the new one and nothing between."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_bytes(data)
-    os.replace(temporary, path)
+    with WholeFile(path) as part:
+        part.write_bytes(data)
 
 
 def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
@@ -41,15 +42,10 @@ def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
         TypeError: something else is in there, before anything is written; names its place.
     """
     _check_plain(content, "checkpoint")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())  # before the rename, or a power cut could leave the name on an empty file
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with WholeFile(path) as part, part.open("wb") as file:
+        torch.save(content, file)
+        file.flush()
+        os.fsync(file.fileno())  # before the rename, or a power cut could leave the name on an empty file
 
 
 def _check_plain(value: Any, place: str) -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
+from maskrcnn.atomic import WholeFile
 from maskrcnn.cli.predict_inputs import Frame
 from maskrcnn.evaluation.results import detections_to_annotations, detections_to_coco
 from maskrcnn.structures import Detections
@@ -31,11 +31,11 @@ class DetectionsFile:
         self._images: list[dict[str, Any]] = []
         self._videos: dict[Path, int] = {}
         self._num_rows = 0
-        self._part = path.with_name(f"{path.name}.{os.getpid()}.part")
+        self._whole = WholeFile(path)
 
     def __enter__(self) -> Self:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = self._part.open("w", encoding="utf-8")
+        self._file = self._whole.part.open("w", encoding="utf-8")
         self._file.write("[" if self.form == "coco-results" else '{"annotations": [')
         return self
 
@@ -65,9 +65,9 @@ class DetectionsFile:
                 if kind is None:
                     self._file.write("\n]" if self.form == "coco-results" else f"\n], {json.dumps(self._facts())[1:]}")
             if kind is None:
-                os.replace(self._part, self.path)
+                self._whole.keep()
         finally:
-            self._part.unlink(missing_ok=True)
+            self._whole.discard()
 
     def _facts(self) -> dict[str, Any]:
         """What a data set has besides annotations."""

@@ -1,4 +1,8 @@
-"""A function run in a process of its own, so that the memory it needs goes back to the system when it ends."""
+"""A function run in a process of its own, so that the memory it needs goes back to the system when it ends.
+
+Not by `multiprocessing`: what it spawns runs the user's script anew, which not every script is written for, and a fork
+of a process with threads may hang.
+"""
 
 from __future__ import annotations
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import numpy as np
 import torch
 from pycocotools import mask as coco_mask
 
+from maskrcnn.atomic import WholeFile
 from maskrcnn.ops.outlines import outlines
 from maskrcnn.structures.instances import Detections
 from maskrcnn.structures.masks import Masks, masks_of
@@ -141,9 +141,5 @@ def detections_from_coco(
 def write_json(path: Path, value: Any) -> None:
     """Write a JSON file that is either whole or not there; NaN, which JSON does not know, is refused."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
+    with WholeFile(path) as part:
         part.write_text(json.dumps(value, allow_nan=False), encoding="utf-8")
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)

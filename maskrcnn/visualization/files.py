@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Self
 
 import cv2
 import numpy as np
 
+from maskrcnn.atomic import WholeFile
 from maskrcnn.visualization.canvas import check_image
 
 
@@ -23,12 +23,8 @@ def save_picture(path: Path, image: np.ndarray) -> None:
     options = [cv2.IMWRITE_JPEG_QUALITY, 93] if path.suffix.lower() in (".jpg", ".jpeg") else []
     _, data = cv2.imencode(path.suffix, np.ascontiguousarray(image[:, :, ::-1]), options)
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
+    with WholeFile(path) as part:
         part.write_bytes(data.tobytes())  # not cv2.imwrite, which fails on some systems where a path is not ASCII
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 class VideoFile:
@@ -46,7 +42,7 @@ class VideoFile:
         if path.suffix.lower() != ".mp4":
             raise ValueError(f"{path}: videos are written as .mp4")
         self.path, self.fps = path, fps
-        self._part = path.with_name(f"{path.stem}.{os.getpid()}.part.mp4")  # the suffix tells OpenCV the format
+        self._file = WholeFile(path)
         self._writer: cv2.VideoWriter | None = None
         self._size = (0, 0)
 
@@ -57,7 +53,9 @@ class VideoFile:
         if self._writer is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._size = (height, width)
-            self._writer = cv2.VideoWriter(str(self._part), cv2.VideoWriter.fourcc(*"mp4v"), self.fps, (width, height))
+            self._writer = cv2.VideoWriter(
+                str(self._file.part), cv2.VideoWriter.fourcc(*"mp4v"), self.fps, (width, height)
+            )
             if not self._writer.isOpened():
                 raise ValueError(f"{self.path}: OpenCV cannot write a video of {width} x {height} pixels here")
         if self._size != (height, width):
@@ -67,12 +65,12 @@ class VideoFile:
     def close(self) -> None:
         if self._writer is not None:
             self._writer.release()
-            os.replace(self._part, self.path)
+            self._file.keep()
 
     def discard(self) -> None:
         if self._writer is not None:
             self._writer.release()
-        self._part.unlink(missing_ok=True)
+        self._file.discard()
 
     def __enter__(self) -> Self:
         return self
