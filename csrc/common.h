@@ -1,43 +1,45 @@
-// What the CPU kernels share: errors, memory layouts, and the choice of instruction set at run time.
+// What all kernels share, on either device: types, checks of arguments, the choice of a dtype.
 #pragma once
 
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/core/ScalarType.h>
 #include <torch/headeronly/util/BFloat16.h>
+#include <torch/headeronly/util/Half.h>
 
 #include <algorithm>
 #include <cstdint>
 #include <sstream>
 #include <stdexcept>
+#include <string>
 #include <type_traits>
 
-#if defined(__GNUC__) || defined(__clang__)
-#define MASKRCNN_INLINE inline __attribute__((always_inline))
-#define MASKRCNN_RESTRICT __restrict__
-#elif defined(_MSC_VER)
-#define MASKRCNN_INLINE __forceinline
-#define MASKRCNN_RESTRICT __restrict
+#if defined(__CUDACC__)
+#define MASKRCNN_HOST_DEVICE __host__ __device__
 #else
-#define MASKRCNN_INLINE inline
-#define MASKRCNN_RESTRICT
-#endif
-
-#if (defined(__GNUC__) || defined(__clang__)) && defined(__x86_64__) && !defined(_MSC_VER)
-#define MASKRCNN_X86_TARGETS 1
+#define MASKRCNN_HOST_DEVICE
 #endif
 
 namespace maskrcnn {
 
 using torch::headeronly::BFloat16;
+using torch::headeronly::Half;
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-// bfloat16 is summed in float.
+// Half types are summed in float.
 template <typename T>
 using Accumulator = std::conditional_t<std::is_same_v<T, double>, double, float>;
 
-// std::invalid_argument reaches Python as a ValueError.
+template <typename T>
+constexpr ScalarType scalar_type_of = std::is_same_v<T, double>     ? ScalarType::Double
+                                      : std::is_same_v<T, float>    ? ScalarType::Float
+                                      : std::is_same_v<T, Half>     ? ScalarType::Half
+                                      : std::is_same_v<T, BFloat16> ? ScalarType::BFloat16
+                                                                    : ScalarType::Undefined;
+
+// ---- errors: std::invalid_argument reaches Python as a ValueError -------------------------------------------------
+
 template <typename... Parts>
 void check(bool condition, const Parts&... parts) {
   if (condition) return;
@@ -46,88 +48,65 @@ void check(bool condition, const Parts&... parts) {
   throw std::invalid_argument(message.str());
 }
 
-// ---- instruction sets --------------------------------------------------------------------------------------------
-// Binaries travel, so there is no -march=native: the body of a kernel is compiled for several instruction sets, and
-// the machine picks. `Kernel::run` and all that it calls must be MASKRCNN_INLINE, or it keeps the baseline's code.
-// None of the sets brings fma into use (-ffp-contract=off; it gained nothing, memory is the limit), so every x86
-// machine gives the same bits.
-
-#ifdef MASKRCNN_X86_TARGETS
-enum class InstructionSet { baseline, avx2, avx512 };
-
-inline InstructionSet instruction_set() {
-  static const InstructionSet found = [] {
-    __builtin_cpu_init();
-    if (__builtin_cpu_supports("avx512f")) return InstructionSet::avx512;
-    return __builtin_cpu_supports("avx2") ? InstructionSet::avx2 : InstructionSet::baseline;
-  }();
-  return found;
+inline std::string shape_of(const Tensor& t) {
+  std::ostringstream text;
+  text << "(";
+  for (int64_t d = 0; d < t.dim(); ++d) text << (d > 0 ? ", " : "") << t.size(d);
+  text << (t.dim() == 1 ? ",)" : ")");
+  return text.str();
 }
 
-template <typename Kernel, typename... Args>
-__attribute__((target("avx512f"))) auto run_avx512(Args... args) {
-  return Kernel::run(args...);
-}
-
-template <typename Kernel, typename... Args>
-__attribute__((target("avx2"))) auto run_avx2(Args... args) {
-  return Kernel::run(args...);
-}
-#endif
-
-template <typename Kernel, typename... Args>
-auto dispatch(Args... args) {
-#ifdef MASKRCNN_X86_TARGETS
-  switch (instruction_set()) {
-    case InstructionSet::avx512:
-      return run_avx512<Kernel>(args...);
-    case InstructionSet::avx2:
-      return run_avx2<Kernel>(args...);
-    case InstructionSet::baseline:
-      break;
+// `sides`: the expected shape, -1 for any length; `wanted` says it in words.
+inline void check_shape(const Tensor& t, const char* name, std::initializer_list<int64_t> sides, const char* wanted) {
+  bool good = t.dim() == static_cast<int64_t>(sides.size());
+  int64_t d = 0;
+  for (const int64_t side : sides) {
+    if (good && side >= 0 && t.size(d) != side) good = false;
+    ++d;
   }
-#endif
-  return Kernel::run(args...);
+  check(good, name, ": shape ", shape_of(t), "; expected ", wanted);
 }
 
-// ---- memory layouts ----------------------------------------------------------------------------------------------
+inline void check_dtype(const Tensor& t, const char* name, ScalarType expected) {
+  check(t.scalar_type() == expected, name, ": dtype ", torch::headeronly::toString(t.scalar_type()), "; expected ",
+        torch::headeronly::toString(expected));
+}
 
-// True where the layout of (N, C, H, W) is NHWC and not NCHW too (one channel, or one pixel, is both).
-inline bool is_channels_last(const Tensor& t) {
-  if (t.is_contiguous()) return false;
-  int64_t expected = 1;
-  for (int64_t d : {1, 3, 2, 0}) {
-    if (t.size(d) != 1 && t.stride(d) != expected) return false;
-    expected *= t.size(d);
+inline void check_same_device(const Tensor& t, const char* name, const Tensor& other, const char* other_name) {
+  check(t.device() == other.device(), name, ": on another device than ", other_name);
+}
+
+// Boxes are float32, or float64 beside float64 values: half precision would quantise coordinates.
+inline void check_boxes_dtype(const Tensor& boxes, const char* name, const Tensor& values) {
+  check_dtype(boxes, name, values.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float);
+}
+
+// ---- dtypes ------------------------------------------------------------------------------------------------------
+
+// Calls body(T()) with the floating type of `t`, which the message of a failure calls `name`.
+template <typename Body>
+auto for_floating_type(const Tensor& t, const char* name, Body body) {
+  switch (t.scalar_type()) {
+    case ScalarType::Double:
+      return body(double());
+    case ScalarType::Half:
+      return body(Half());
+    case ScalarType::BFloat16:
+      return body(BFloat16());
+    default:
+      check(t.scalar_type() == ScalarType::Float, name, ": dtype ", torch::headeronly::toString(t.scalar_type()),
+            "; expected float32, float64, float16 or bfloat16");
+      return body(float());
   }
-  return true;
 }
 
-// (n, h, w, c) as (n, c, h, w) in NHWC order; in two steps, since torch 2.10 has no permute here.
-inline Tensor channels_first(const Tensor& t) {
-  return torch::stable::transpose(torch::stable::transpose(t, 1, 3), 2, 3);
-}
-
-// A new uninitialised (n, c, h, w) tensor in NHWC order.
-inline Tensor new_channels_last(const Tensor& like, int64_t n, int64_t c, int64_t h, int64_t w) {
-  return channels_first(torch::stable::new_empty(like, {n, h, w, c}));
-}
-
-// dst[c][r] = src[r][c], in blocks that stay in the cache: rows x cols with these row strides -> cols x rows.
-template <typename Src, typename Dst>
-void transpose(const Src* src, int64_t src_stride, Dst* dst, int64_t dst_stride, int64_t rows, int64_t cols) {
-  constexpr int64_t kBlock = 16;
-  for (int64_t r0 = 0; r0 < rows; r0 += kBlock) {
-    const int64_t r1 = std::min(r0 + kBlock, rows);
-    for (int64_t c0 = 0; c0 < cols; c0 += kBlock) {
-      const int64_t c1 = std::min(c0 + kBlock, cols);
-      for (int64_t c = c0; c < c1; ++c) {
-        for (int64_t r = r0; r < r1; ++r) {
-          dst[c * dst_stride + r] = static_cast<Dst>(src[r * src_stride + c]);
-        }
-      }
-    }
-  }
+// Boxes: float32 or float64.
+template <typename Body>
+auto for_box_type(const Tensor& t, const char* name, Body body) {
+  if (t.scalar_type() == ScalarType::Double) return body(double());
+  check(t.scalar_type() == ScalarType::Float, name, ": dtype ", torch::headeronly::toString(t.scalar_type()),
+        "; expected float32 or float64");
+  return body(float());
 }
 
 }  // namespace maskrcnn

@@ -6,7 +6,7 @@
 #include <numeric>
 #include <vector>
 
-#include "common.h"
+#include "cpu.h"
 
 namespace maskrcnn {
 namespace {

@@ -6,11 +6,7 @@
 #include <cmath>
 #include <cstdint>
 
-#if defined(__CUDACC__)
-#define MASKRCNN_HOST_DEVICE __host__ __device__
-#else
-#define MASKRCNN_HOST_DEVICE
-#endif
+#include "common.h"
 
 namespace maskrcnn {
 

@@ -6,7 +6,7 @@
 #include <limits>
 #include <vector>
 
-#include "common.h"
+#include "cpu.h"
 #include "roi_align.h"
 
 namespace maskrcnn {

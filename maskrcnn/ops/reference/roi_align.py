@@ -1,7 +1,4 @@
-"""The compiled operators in plain PyTorch: what serves without a compiler and on devices without a kernel.
-
-Vectorised and differentiable; slower and hungrier than the kernels, with the same answers.
-"""
+"""RoIAlign in plain PyTorch (Mask R-CNN §3)."""
 
 from __future__ import annotations
 
@@ -9,10 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from maskrcnn.ops.boxes import pairwise_iou
-
 TAPS_PER_CHUNK = 1 << 22  # of an index and a weight each: 50 MB
-NMS_BLOCK = 1024
 
 
 def roi_align(
@@ -96,38 +90,3 @@ def _axis_taps(
     weights = weights * (valid / per_bin.clamp(min=1))[..., None]
     pixels = torch.stack((left, (left + 1).clamp(max=size - 1)), dim=-1).long()
     return pixels.flatten(2), weights.flatten(2)
-
-
-def nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
-    """Greedy non-maximum suppression; arguments and result as in `ops.nms`."""
-    return batched_nms(boxes, scores, None, iou_threshold)
-
-
-def batched_nms(boxes: Tensor, scores: Tensor, groups: Tensor | None, iou_threshold: float) -> Tensor:
-    """Greedy non-maximum suppression within groups (None: one group); arguments and result as in `ops.batched_nms`.
-
-    Block by block of falling score: what earlier blocks kept suppresses first, then the block's own boxes. Within a
-    block, `keep = not suppressed by a kept one` is repeated until it holds; each round settles at least one more box
-    and few rounds are needed, where a loop over boxes would wait for the device at each.
-    """
-    order = scores.sort(descending=True, stable=True).indices
-    order = order[(boxes.isfinite().all(dim=1) & ~scores.isnan())[order]]
-    kept = order[:0]
-    for start in range(0, len(order), NMS_BLOCK):
-        block = order[start : start + NMS_BLOCK]
-        block = block[~_suppressed(boxes, groups, kept, block, iou_threshold).any(dim=0)]
-        suppresses = _suppressed(boxes, groups, block, block, iou_threshold).triu(diagonal=1)
-        keep = torch.ones_like(block, dtype=torch.bool)
-        while True:
-            settled = ~(suppresses & keep[:, None]).any(dim=0)
-            if torch.equal(settled, keep):
-                break
-            keep = settled
-        kept = torch.cat((kept, block[keep]))
-    return kept
-
-
-def _suppressed(boxes: Tensor, groups: Tensor | None, by: Tensor, candidates: Tensor, iou_threshold: float) -> Tensor:
-    """(B, C) whether box `by[i]` overlaps box `candidates[j]` of its group too much."""
-    overlap = pairwise_iou(boxes[by], boxes[candidates]) > iou_threshold
-    return overlap if groups is None else overlap & (groups[by][:, None] == groups[candidates])

@@ -1,0 +1,109 @@
+// What the CPU kernels share: the choice of instruction set at run time, and memory layouts.
+#pragma once
+
+#include <torch/csrc/stable/ops.h>
+
+#include "common.h"
+
+#if defined(__GNUC__) || defined(__clang__)
+#define MASKRCNN_INLINE inline __attribute__((always_inline))
+#define MASKRCNN_RESTRICT __restrict__
+#elif defined(_MSC_VER)
+#define MASKRCNN_INLINE __forceinline
+#define MASKRCNN_RESTRICT __restrict
+#else
+#define MASKRCNN_INLINE inline
+#define MASKRCNN_RESTRICT
+#endif
+
+#if (defined(__GNUC__) || defined(__clang__)) && defined(__x86_64__) && !defined(_MSC_VER)
+#define MASKRCNN_X86_TARGETS 1
+#endif
+
+namespace maskrcnn {
+
+// ---- instruction sets --------------------------------------------------------------------------------------------
+// Binaries travel, so there is no -march=native: the body of a kernel is compiled for several instruction sets, and
+// the machine picks. `Kernel::run` and all that it calls must be MASKRCNN_INLINE, or it keeps the baseline's code.
+// None of the sets brings fma into use (-ffp-contract=off; it gained nothing, memory is the limit), so every x86
+// machine gives the same bits.
+
+#ifdef MASKRCNN_X86_TARGETS
+enum class InstructionSet { baseline, avx2, avx512 };
+
+inline InstructionSet instruction_set() {
+  static const InstructionSet found = [] {
+    __builtin_cpu_init();
+    if (__builtin_cpu_supports("avx512f")) return InstructionSet::avx512;
+    return __builtin_cpu_supports("avx2") ? InstructionSet::avx2 : InstructionSet::baseline;
+  }();
+  return found;
+}
+
+template <typename Kernel, typename... Args>
+__attribute__((target("avx512f"))) auto run_avx512(Args... args) {
+  return Kernel::run(args...);
+}
+
+template <typename Kernel, typename... Args>
+__attribute__((target("avx2"))) auto run_avx2(Args... args) {
+  return Kernel::run(args...);
+}
+#endif
+
+template <typename Kernel, typename... Args>
+auto dispatch(Args... args) {
+#ifdef MASKRCNN_X86_TARGETS
+  switch (instruction_set()) {
+    case InstructionSet::avx512:
+      return run_avx512<Kernel>(args...);
+    case InstructionSet::avx2:
+      return run_avx2<Kernel>(args...);
+    case InstructionSet::baseline:
+      break;
+  }
+#endif
+  return Kernel::run(args...);
+}
+
+// ---- memory layouts ----------------------------------------------------------------------------------------------
+
+// True where the layout of (N, C, H, W) is NHWC and not NCHW too (one channel, or one pixel, is both).
+inline bool is_channels_last(const Tensor& t) {
+  if (t.is_contiguous()) return false;
+  int64_t expected = 1;
+  for (int64_t d : {1, 3, 2, 0}) {
+    if (t.size(d) != 1 && t.stride(d) != expected) return false;
+    expected *= t.size(d);
+  }
+  return true;
+}
+
+// (n, h, w, c) as (n, c, h, w) in NHWC order; in two steps, since torch 2.10 has no permute here.
+inline Tensor channels_first(const Tensor& t) {
+  return torch::stable::transpose(torch::stable::transpose(t, 1, 3), 2, 3);
+}
+
+// A new uninitialised (n, c, h, w) tensor in NHWC order.
+inline Tensor new_channels_last(const Tensor& like, int64_t n, int64_t c, int64_t h, int64_t w) {
+  return channels_first(torch::stable::new_empty(like, {n, h, w, c}));
+}
+
+// dst[c][r] = src[r][c], in blocks that stay in the cache: rows x cols with these row strides -> cols x rows.
+template <typename Src, typename Dst>
+void transpose(const Src* src, int64_t src_stride, Dst* dst, int64_t dst_stride, int64_t rows, int64_t cols) {
+  constexpr int64_t kBlock = 16;
+  for (int64_t r0 = 0; r0 < rows; r0 += kBlock) {
+    const int64_t r1 = std::min(r0 + kBlock, rows);
+    for (int64_t c0 = 0; c0 < cols; c0 += kBlock) {
+      const int64_t c1 = std::min(c0 + kBlock, cols);
+      for (int64_t c = c0; c < c1; ++c) {
+        for (int64_t r = r0; r < r1; ++r) {
+          dst[c * dst_stride + r] = static_cast<Dst>(src[r * src_stride + c]);
+        }
+      }
+    }
+  }
+}
+
+}  // namespace maskrcnn
