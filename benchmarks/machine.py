@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import platform
 import statistics
 import time
@@ -42,7 +43,34 @@ def timed(work: Callable[[], object]) -> float:
 
 def side_by_side(ours: Callable[[], object], peer: Callable[[], object], *, rounds: int) -> tuple[float, float, float]:
     """Median seconds of ours and of the peer, in turns after one round of warm-up, and the median of peer / ours."""
-    ours(), peer()
-    times = [(timed(ours), timed(peer)) for _ in range(rounds)]
-    mine, theirs = (statistics.median(column) for column in zip(*times, strict=True))
-    return mine, theirs, statistics.median(b / a for a, b in times)
+    times = in_turns({"ours": ours, "peer": peer}, rounds=rounds)
+    ratio = statistics.median(b / a for a, b in zip(times["ours"], times["peer"], strict=True))
+    return statistics.median(times["ours"]), statistics.median(times["peer"]), ratio
+
+
+def in_turns(contenders: dict[str, Callable[[], object]], *, rounds: int) -> dict[str, list[float]]:
+    """Seconds of each, in turns after one round of warm-up, so that a slow minute of the machine meets all of them."""
+    for work in contenders.values():
+        work()
+    times: dict[str, list[float]] = {name: [] for name in contenders}
+    for _ in range(rounds):
+        for name, work in contenders.items():
+            times[name].append(timed(work))
+    return times
+
+
+def memory_peak(work: Callable[[], object]) -> float | None:
+    """MiB that the work needs beyond what the process holds already; None where Linux's /proc does not tell."""
+    try:
+        ctypes.CDLL(None).malloc_trim(0)  # what is free already would be used again, and not seen
+        before = _status("VmRSS")
+        Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    except (OSError, AttributeError):
+        return None
+    work()
+    return _status("VmHWM") - before
+
+
+def _status(field: str) -> float:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(field)) / 1024

@@ -1,28 +1,40 @@
 """Mask R-CNN R50-FPN against torchvision's maskrcnn_resnet50_fpn: equal weights, equal inputs, equal answers.
 
-    python benchmarks/mask_rcnn.py [--rounds 5]
+    python benchmarks/mask_rcnn.py [--parts inference training] [--precisions fp32 bf16] [--compile] [--rounds 5]
 
-Inference: one image of 800x1066, 100 detections. Training: two images of 480x640 with 10 objects each, forward,
-backward and the SGD step. Both in one process, in turns, on 2 threads (OMP_NUM_THREADS changes it).
+Inference: one image of 800x1066, 100 detections, masks pasted. Training: two images of 480x640 with 10 objects each,
+forward, backward and the SGD step. All contenders in one process, in turns, on 2 threads (OMP_NUM_THREADS changes it):
+torchvision's model as it comes; the same model with what anybody can do to it ("plain means": channels_last, for
+inference its frozen norms folded, autocast for bf16); and ours.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import os
+import statistics
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
-from machine import describe, side_by_side
-from peers import mask_rcnn
+from machine import describe, in_turns, memory_peak
+from peers import mask_rcnn, plain_means
 from torch import Tensor, nn
 
 import maskrcnn
 from maskrcnn.checkpoint.importers import recognise
+from maskrcnn.engine.inference import prepare_inference
+from maskrcnn.engine.precision import choose_precision
+from maskrcnn.ops.boxes import pairwise_iou
 from maskrcnn.ops.paste import paste_masks
 from maskrcnn.structures import Detections, Instances, Sample
 from maskrcnn.structures.masks import BitmapMasks
 
+CPU = torch.device("cpu")
 CONFIG = "mask_rcnn/mask_rcnn_r50_fpn_160k_coco.yaml"
 
 
@@ -77,57 +89,119 @@ def disagreement(ours: Detections, peer: dict[str, Tensor]) -> str:
 
 def pasted(detections: Detections) -> Tensor:
     """Image-size masks, which torchvision's model always makes."""
+    assert detections.masks is not None
     return paste_masks(detections.masks, detections.boxes, detections.size)
 
 
-def inference(rounds: int) -> None:
+def matched(ours: Detections, peer: Detections, min_iou: float = 0.9) -> float:
+    """The share of the peer's detections that ours has too: of the same class, with at least this IoU."""
+    same = ours.labels[:, None] == peer.labels
+    return float(((pairwise_iou(ours.boxes, peer.boxes) >= min_iou) & same).any(dim=0).float().mean())
+
+
+def autocast(precision: str) -> AbstractContextManager[Any]:
+    return torch.autocast("cpu", torch.bfloat16) if precision == "bf16" else nullcontext()
+
+
+def inference(precisions: Sequence[str], compiled: bool, rounds: int) -> None:
     size = (800, 1066)
     image = textured_image(size, seed=0)
     peer = mask_rcnn([image / 255], min_size=800, max_size=1333).eval()
-    ours = ours_like(peer).eval()
+    plain = plain_means(peer)
+    ours = {p: prepare_inference(ours_like(peer), CPU, choose_precision("--precisions", p, CPU)) for p in precisions}
     sample = Sample(image=image, image_id=0, original_size=size)
+
+    def detect(model: nn.Module, precision: str) -> Detections:
+        with autocast(precision):
+            return model([sample])[0]
+
+    def peer_detects(model: nn.Module, precision: str) -> object:
+        with autocast(precision):
+            return model([image / 255])
+
+    contenders: dict[str, Callable[[], object]] = {"torchvision": lambda: peer_detects(peer, "fp32")}
     with torch.inference_mode():
-        print("inference:", disagreement(ours([sample])[0], peer([image / 255])[0]))
-        mine, theirs, ratio = side_by_side(
-            lambda: pasted(ours([sample])[0]), lambda: peer([image / 255]), rounds=rounds
-        )
-    print(f"inference {size}, masks pasted: ours {mine:.3f} s, torchvision {theirs:.3f} s, {ratio:.2f}x")
+        exact = detect(prepare_inference(ours_like(peer), CPU, choose_precision("", "fp32", CPU)), "fp32")
+        print("inference, fp32:", disagreement(exact, peer([image / 255])[0]))
+        for precision in precisions:
+            if precision != "fp32":
+                share = matched(detect(ours[precision], precision), exact)
+                print(f"inference, {precision}: {100 * share:.0f}% of the detections matched at IoU 0.9")
+            contenders[f"plain means, {precision}"] = partial(peer_detects, plain, precision)
+            contenders[f"ours, {precision}"] = lambda p=precision: pasted(detect(ours[p], p))
+            if compiled:
+                faster = copy.deepcopy(ours[precision])
+                faster.compile_parts()
+                contenders[f"ours, {precision}, compiled"] = lambda p=precision, m=faster: pasted(detect(m, p))
+        report(f"inference, 1 x {size[0]}x{size[1]}", contenders, rounds)
 
 
-def training(rounds: int) -> None:
+def training(precisions: Sequence[str], compiled: bool, rounds: int) -> None:
     size = (480, 640)
     images = [textured_image(size, seed) for seed in (1, 2)]
     peer = mask_rcnn([image / 255 for image in images], min_size=480, max_size=640).train()
-    ours = ours_like(peer).train()
     targets = [random_targets(size, 10, seed) for seed in (3, 4)]
     batch = [Sample(image, i, size, mine) for i, (image, (mine, _)) in enumerate(zip(images, targets, strict=True))]
 
-    def stepper(model: nn.Module, losses: object) -> object:
+    def stepper(
+        model: nn.Module, losses: Callable[[nn.Module], dict[str, Tensor]], precision: str
+    ) -> Callable[[], None]:
         trained = [p for p in model.parameters() if p.requires_grad]
         optimizer = torch.optim.SGD(trained, lr=1e-5, momentum=0.9, weight_decay=1e-4)
 
         def step() -> None:
             optimizer.zero_grad(set_to_none=True)
-            sum(losses().values()).backward()
+            with autocast(precision):
+                total = sum(losses(model).values())
+            total.backward()
             optimizer.step()
 
         return step
 
-    ours_step = stepper(ours, lambda: ours(batch))
-    peer_step = stepper(peer, lambda: peer([image / 255 for image in images], [theirs for _, theirs in targets]))
-    mine, theirs, ratio = side_by_side(ours_step, peer_step, rounds=rounds)
-    print(f"training step 2 x {size}: ours {mine:.3f} s, torchvision {theirs:.3f} s, {ratio:.2f}x")
+    def peers_losses(model: nn.Module) -> dict[str, Tensor]:
+        return model([image / 255 for image in images], [theirs for _, theirs in targets])
+
+    contenders: dict[str, Callable[[], object]] = {"torchvision": stepper(copy.deepcopy(peer), peers_losses, "fp32")}
+    for precision in precisions:
+        plain = copy.deepcopy(peer).to(memory_format=torch.channels_last)
+        contenders[f"plain means, {precision}"] = stepper(plain, peers_losses, precision)
+        ours = ours_like(peer).train()
+        contenders[f"ours, {precision}"] = stepper(ours, lambda model: model(batch), precision)
+        if compiled:
+            faster = ours_like(peer).train()
+            faster.compile_parts()
+            contenders[f"ours, {precision}, compiled"] = stepper(faster, lambda model: model(batch), precision)
+    report(f"training step, 2 x {size[0]}x{size[1]}", contenders, rounds)
+
+
+def report(what: str, contenders: dict[str, Callable[[], object]], rounds: int) -> None:
+    """A Markdown table: medians, and medians of the ratios to torchvision and to its plain means of that precision."""
+    times = in_turns(contenders, rounds=rounds)
+    print(f"\n| {what} | time | of torchvision | of plain means | memory peak |\n| --- | --- | --- | --- | --- |")
+    for name, seconds in times.items():
+        ratios = []
+        for base in ("torchvision", f"plain means, {name.split(', ')[1]}" if ", " in name else ""):
+            pairs = zip(times.get(base, ()), seconds, strict=False)
+            ratios.append(f"{statistics.median(a / b for a, b in pairs):.2f}x" if base in times else "")
+        peak = memory_peak(contenders[name])
+        memory = "" if peak is None else f"{peak:.0f} MiB"
+        print(f"| {name} | {statistics.median(seconds):.3f} s | {' | '.join(ratios)} | {memory} |")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--parts", nargs="+", choices=("inference", "training"), default=["inference", "training"])
+    parser.add_argument("--precisions", nargs="+", choices=("fp32", "bf16"), default=["fp32"])
+    parser.add_argument("--compile", action="store_true", help="also time our model with its parts compiled")
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
     torch.manual_seed(0)
     print(describe())
-    inference(arguments.rounds)
-    training(arguments.rounds)
+    if "inference" in arguments.parts:
+        inference(arguments.precisions, arguments.compile, arguments.rounds)
+    if "training" in arguments.parts:
+        training(arguments.precisions, arguments.compile, arguments.rounds)
 
 
 if __name__ == "__main__":

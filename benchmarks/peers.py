@@ -6,8 +6,10 @@ given images: norms get the statistics that they see, and the predictors' weight
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from functools import partial
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -82,3 +84,25 @@ def set_spread(layer: nn.Module, inputs: tuple[Tensor], output: Tensor, *, sprea
     layer.weight.mul_(scale)
     layer.bias.mul_(scale)
     return output * scale
+
+
+def plain_means(model: MaskRCNN) -> MaskRCNN:
+    """A copy with what anybody can do to torchvision's model: channels_last, frozen norms folded into convolutions.
+
+    For inference: a trained convolution keeps its norm apart.
+    """
+    model = copy.deepcopy(model)
+    for parent in model.modules():
+        for (_, conv), (name, norm) in pairwise(list(parent.named_children())):  # a norm follows its convolution
+            if isinstance(conv, nn.Conv2d) and isinstance(norm, FrozenBatchNorm2d):
+                fold(conv, norm)
+                setattr(parent, name, nn.Identity())
+    assert not any(isinstance(module, FrozenBatchNorm2d) for module in model.modules())
+    return model.to(memory_format=torch.channels_last)
+
+
+@torch.no_grad()
+def fold(conv: nn.Conv2d, norm: FrozenBatchNorm2d) -> None:
+    scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+    conv.weight.mul_(scale[:, None, None, None])
+    conv.bias = nn.Parameter(norm.bias - norm.running_mean * scale)

@@ -29,6 +29,8 @@ class TopLevel:
     OUTPUT_DIR: str = "./output"
     # Seeds weights, sampling, augmentation and data order; negative: a new seed in every run.
     SEED: int = 0
+    # Backbone and heads by torch.compile: the first images take minutes, the others less time.
+    COMPILE: bool = False
 
 
 @dataclass(frozen=True)
@@ -124,6 +126,8 @@ class Evaluation:
     # One number for the model and for the evaluator.
     DETECTIONS_PER_IMAGE: int = 100
     IMS_PER_BATCH: int = 1
+    # As SOLVER.AMP: what the model computes in, also in predictions.
+    AMP: Literal["auto", "fp32", "bf16", "fp16"] = "fp32"
 
 
 SECTIONS: dict[str, Registry | type] = {

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +19,12 @@ SCORE_THRESHOLD = 0.5
 
 
 def beside_ground_truth(
-    model: Model, dataset: Dataset, mapper: Mapper, *, count: int = 4
+    model: Model,
+    dataset: Dataset,
+    mapper: Mapper,
+    *,
+    count: int = 4,
+    autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Names and pictures of `count` images, evenly spread over the data set and always the same ones.
 
@@ -29,7 +36,7 @@ def beside_ground_truth(
     try:
         for i in sorted(indices):
             record = dataset[i]
-            with torch.inference_mode():
+            with torch.inference_mode(), autocast():
                 detections = model.inference([mapper(record, np.random.default_rng(0))])[0]
             image, names = read_recorded(record), dataset.class_names
             pictures = [

@@ -17,6 +17,8 @@ from maskrcnn.config import load_config
 from maskrcnn.data import DatasetError
 from maskrcnn.data.images import ImageLike, as_pixels
 from maskrcnn.data.transforms import ResizeShortestEdge, from_hwc
+from maskrcnn.engine.inference import prepare_inference
+from maskrcnn.engine.precision import choose_precision
 from maskrcnn.engine.state import load_weights
 from maskrcnn.engine.tiles import predict_tiled
 from maskrcnn.env import pick_device
@@ -45,7 +47,8 @@ class Predictor:
         class_names: by label.
         category_ids: the ids that the training data had for them, by label.
         cfg: the config, complete.
-        model: in evaluation mode, on the device.
+        model: on the device, for inference alone (`engine.inference.prepare_inference`).
+        precision: what it computes in (`TEST.AMP`).
 
     Raises:
         CheckpointError: there are no weights, or not those of this model.
@@ -86,7 +89,11 @@ class Predictor:
         self.class_names, self.category_ids = _classes(trained, self.cfg.MODEL.NUM_CLASSES)
         model = build_model(self.cfg)
         load_weights(model, trained, strict=True)
-        self.model = model.to(pick_device(device)).to(memory_format=torch.channels_last).eval()
+        chosen = pick_device(device)
+        self.precision = choose_precision("TEST.AMP", self.cfg.TEST.AMP, chosen)
+        self.model = prepare_inference(model, chosen, self.precision)
+        if self.cfg.COMPILE:
+            self.model.compile_parts()
         self.resize = ResizeShortestEdge((self.cfg.INPUT.MIN_SIZE_TEST,), self.cfg.INPUT.MAX_SIZE_TEST)
 
     @overload
@@ -165,7 +172,10 @@ class Predictor:
         return self.resize(sample, np.random.default_rng(0))  # one size to choose from: nothing is random
 
     def _infer(self, batch: list[Sample]) -> list[Detections]:
-        with torch.no_grad():  # not inference_mode, whose tensors nobody may change in place afterwards
+        with (
+            torch.no_grad(),
+            self.precision.autocast(),
+        ):  # not inference_mode, whose tensors nobody may change in place afterwards
             return [detections.to("cpu") for detections in self.model.inference(batch)]
 
 

@@ -38,8 +38,10 @@ from maskrcnn.data import (
 from maskrcnn.data.loader import Mapper
 from maskrcnn.engine import checks, logs
 from maskrcnn.engine.hooks import Checkpointing, FiniteGuard, Hook, Logging, Pictures
+from maskrcnn.engine.inference import prepare_inference
 from maskrcnn.engine.pictures import beside_ground_truth
-from maskrcnn.engine.solver import Precision, build_optimizer, build_schedule, choose_precision
+from maskrcnn.engine.precision import Precision, choose_precision
+from maskrcnn.engine.solver import build_optimizer, build_schedule
 from maskrcnn.engine.state import check_resumable, load_weights, restore, seed_everything, training_state, untouched_rng
 from maskrcnn.engine.trainer import Trainer
 from maskrcnn.engine.writers import JSONLines, LogLines, ProgressBar, TensorBoard, Writer
@@ -69,7 +71,8 @@ def train(cfg: CfgNode, *, resume: bool = False) -> dict[str, float]:
         checks.check_one_process()
         checks.check_values(cfg, training=True)
         device = env.pick_device(cfg.MODEL.DEVICE)
-        precision = choose_precision(cfg.SOLVER.AMP, device)
+        precision = choose_precision("SOLVER.AMP", cfg.SOLVER.AMP, device)
+        test_precision = choose_precision("TEST.AMP", cfg.TEST.AMP, device)
         if not resume:
             checks.check_unused(folder)
         checks.make_folder(folder)
@@ -78,7 +81,9 @@ def train(cfg: CfgNode, *, resume: bool = False) -> dict[str, float]:
             checkpoint = _newest_state(folder, cfg) if resume else None
             parts = build_parts(cfg, device, precision, checkpoint)
             cfg = parts.cfg
-            evaluation = Evaluation(cfg, parts.model, parts.test_sets, parts.test_mapper, folder / "inference")
+            evaluation = Evaluation(
+                cfg, parts.model, parts.test_sets, parts.test_mapper, folder / "inference", test_precision
+            )
             if checkpoint:  # last, so that nothing draws from the restored generators before the first step
                 checks.check_same_classes(checkpoint["class_names"], checkpoint["source"], parts.train_set)
                 restore(checkpoint, checkpoint["source"], parts.model, parts.optimizer, parts.scaler)
@@ -132,6 +137,8 @@ def build_parts(cfg: CfgNode, device: torch.device, precision: Precision, checkp
     if weights is not None and weights.tensors:
         _start_from(weights, model, cfg, train_set.class_names)
     model.to(memory_format=torch.channels_last).to(device)
+    if cfg.COMPILE:
+        model.compile_parts()
     optimizer, scaler = build_optimizer(model, cfg.SOLVER), precision.scaler()  # freezes what LR_FACTORS says
     logger.info("%s on %s: %s", type(model).__name__, device, checks.describe_parameters(model))
     logger.info("computing in %s", precision)
@@ -194,6 +201,7 @@ def test(cfg: CfgNode, *, weights: Sequence[str] = ()) -> dict[str, float]:
         checks.check_one_process()
         checks.check_values(cfg, training=False)
         device = env.pick_device(cfg.MODEL.DEVICE)
+        precision = choose_precision("TEST.AMP", cfg.TEST.AMP, device)
         checks.make_folder(folder)
     with logs.logging_to(folder):
         with checks.at_the_door():
@@ -215,9 +223,12 @@ def test(cfg: CfgNode, *, weights: Sequence[str] = ()) -> dict[str, float]:
                 logger.warning(line)
             model = build_model(cfg)
             load_weights(model, loaded, strict=True, class_names=first.class_names)
-            model.to(memory_format=torch.channels_last).to(device)
+            prepare_inference(model, device, precision)
+            if cfg.COMPILE:
+                model.compile_parts()
+            logger.info("computing in %s", precision)
             _, mapper = build_mappers(cfg, model.task)
-            evaluation = Evaluation(cfg, model, test_sets, mapper, folder / "inference")
+            evaluation = Evaluation(cfg, model, test_sets, mapper, folder / "inference", precision)
         return evaluation()
 
 
@@ -231,9 +242,16 @@ class Evaluation:
     """
 
     def __init__(
-        self, cfg: CfgNode, model: Model, test_sets: Mapping[str, Dataset], mapper: Mapper, folder: Path
+        self,
+        cfg: CfgNode,
+        model: Model,
+        test_sets: Mapping[str, Dataset],
+        mapper: Mapper,
+        folder: Path,
+        precision: Precision,
     ) -> None:
         self.cfg, self.model, self.test_sets, self.mapper, self.folder = cfg, model, test_sets, mapper, folder
+        self.precision = precision
         self.wanted = bool(test_sets and cfg.TEST.EVALUATORS)
         for name in test_sets:
             metrics = [metric for evaluator in self.evaluators(name) for metric in evaluator.metrics]
@@ -251,7 +269,7 @@ class Evaluation:
                 num_workers=self.cfg.DATALOADER.NUM_WORKERS,
             )
             with untouched_rng():
-                metrics = evaluate(self.model, loader, evaluators)
+                metrics = evaluate(self.model, loader, evaluators, autocast=self.precision.autocast)
             for evaluator in evaluators:
                 if hasattr(evaluator, "table"):
                     logger.info("%s, %d images:\n%s", name, len(test_set), evaluator.table())
@@ -273,7 +291,8 @@ class Evaluation:
     def pictures(self) -> Iterator[tuple[str, Any]]:
         """A few images of the first test set, ground truth beside predictions."""
         with untouched_rng():
-            yield from beside_ground_truth(self.model, next(iter(self.test_sets.values())), self.mapper)
+            first = next(iter(self.test_sets.values()))
+            yield from beside_ground_truth(self.model, first, self.mapper, autocast=self.precision.autocast)
 
 
 def build_mappers(cfg: CfgNode, task: str) -> tuple[Mapper, Mapper]:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from maskrcnn.engine.solver import Precision
+from maskrcnn.engine.precision import Precision
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
 import torch
@@ -30,13 +31,19 @@ class Evaluator(Protocol):
 
 
 def evaluate(
-    model: nn.Module, loader: Iterable[list[Sample]], evaluators: Sequence[Evaluator], *, progress: bool = True
+    model: nn.Module,
+    loader: Iterable[list[Sample]],
+    evaluators: Sequence[Evaluator],
+    *,
+    autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    progress: bool = True,
 ) -> dict[str, float]:
     """Run the model over a test loader and return every metric by name.
 
     Args:
         model: has `inference(samples)`; it runs in evaluation mode and each of its modules gets its own mode back.
         loader: batches of samples, this rank's share.
+        autocast: opens the arithmetic of the model; evaluators work outside of it.
         progress: show a progress bar, where the error output is a terminal.
 
     Raises:
@@ -52,7 +59,8 @@ def evaluate(
     try:
         with torch.inference_mode():
             for samples in tqdm(loader, desc="evaluating", unit="batch", disable=hide, leave=False, dynamic_ncols=True):
-                outputs = model.inference(samples)  # type: ignore[operator]
+                with autocast():
+                    outputs = model.inference(samples)  # type: ignore[operator]
                 for evaluator in evaluators:
                     evaluator.process(samples, outputs)
                 images += len(samples)

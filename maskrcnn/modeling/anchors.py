@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -55,8 +56,18 @@ class AnchorGrid:
             size: the feature map's (H, W).
             stride: (y, x) distance of neighbouring cells in pixels.
         """
-        y = torch.arange(size[0], dtype=torch.float32, device=device) * stride[0]
-        x = torch.arange(size[1], dtype=torch.float32, device=device) * stride[1]
-        y, x = torch.meshgrid(y, x, indexing="ij")
-        centers = torch.stack([x, y, x, y], dim=-1).reshape(-1, 1, 4)
-        return (centers + self.cell_anchors(level, conventions).to(device)).reshape(-1, 4)
+        shapes = tuple(map(tuple, self.cell_anchors(level, conventions).tolist()))
+        return _grid(shapes, tuple(size), tuple(stride), torch.device(device))
+
+
+@lru_cache(maxsize=64)  # a dozen image sizes of five levels, 4 MB each at the most
+@torch.inference_mode(False)  # a grid made during inference serves a training step too
+def _grid(
+    shapes: tuple[tuple[float, ...], ...], size: tuple[int, int], stride: tuple[int, int], device: torch.device
+) -> Tensor:
+    """The boxes `shapes` at each cell: the same tensor for the same arguments, so nobody writes into it."""
+    y = torch.arange(size[0], dtype=torch.float32, device=device) * stride[0]
+    x = torch.arange(size[1], dtype=torch.float32, device=device) * stride[1]
+    y, x = torch.meshgrid(y, x, indexing="ij")
+    centers = torch.stack([x, y, x, y], dim=-1).reshape(-1, 1, 4)
+    return (centers + torch.tensor(shapes, device=device)).reshape(-1, 4)

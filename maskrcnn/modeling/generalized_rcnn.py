@@ -78,6 +78,10 @@ class GeneralizedRCNN(Model):
         detections = self.roi_heads.inference(features, self.proposals.inference(features, images))
         return [d.resize(s.original_size) for d, s in zip(detections, batch, strict=True)]
 
+    def compilable(self) -> list[nn.Module]:
+        parts = [self.backbone, self.neck, self.proposals, *self.roi_heads.heads]
+        return [part for part in parts if isinstance(part, nn.Module)]
+
     def image_batch(self, batch: list[Sample]) -> ImageBatch:
         return ImageBatch.from_samples(batch, self.pixel_mean, self.pixel_std, self.divisibility)
 

@@ -120,6 +120,17 @@ class ConvNorm(nn.Conv2d):
         return x if self.norm is None else self.norm(x)
 
 
+@torch.no_grad()
+def fold_frozen_norms(model: nn.Module) -> None:
+    """Fold each frozen norm into its convolution for good, in place: for inference, once its weights are loaded."""
+    for conv in model.modules():
+        if isinstance(conv, ConvNorm) and isinstance(conv.norm, FrozenBatchNorm2d):
+            scale, shift = conv.norm.scale_and_shift()
+            conv.weight.mul_(scale[:, None, None, None])
+            conv.bias = nn.Parameter(shift, requires_grad=conv.weight.requires_grad)
+            conv.norm = None
+
+
 def init_kaiming(conv: nn.Conv2d | nn.ConvTranspose2d) -> None:
     """MSRA initialisation: normal by fan-out, for a ReLU behind; bias 0."""
     nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")

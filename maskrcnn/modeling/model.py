@@ -38,6 +38,22 @@ class Model(nn.Module):
     def device(self) -> torch.device:
         return self.pixel_mean.device
 
+    def compilable(self) -> list[nn.Module]:
+        """The parts whose `forward` is one graph of tensors, whatever the sizes."""
+        raise NotImplementedError
+
+    def compile_parts(self, **options: Any) -> None:
+        """Compile these parts with `torch.compile`, in place; names and weights stay as they are.
+
+        Sizes are dynamic from the start: another image size, or number of boxes, does not compile anew. torch takes
+        batches of one image apart from larger ones, and maps of one cell apart from larger ones.
+
+        Args:
+            options: of `torch.compile`, such as `backend`.
+        """
+        for part in self.compilable():
+            part.compile(dynamic=True, **options)
+
     def class_rows(self) -> dict[str, int]:
         """The weights with rows for each class, by full name, and how many a class has (`rows_per_class` of a head).
 

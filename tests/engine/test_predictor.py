@@ -269,3 +269,24 @@ def test_the_commands_of_the_docs_are_understood() -> None:
     assert {command for command, _ in commands} == {"predict", "show_predictions", "show_data"}
     for command, arguments in commands:
         importlib.import_module(f"maskrcnn.cli.{command}").parser().parse_args(arguments.split())
+
+
+def test_predictions_in_bf16_are_near_those_in_fp32(run: Path, predictor: Predictor) -> None:
+    assert predictor.precision.dtype == torch.float32
+    rounded = Predictor(run, device="cpu", overrides=["TEST.AMP=bf16"])
+    found, expected = rounded(image()), predictor(image())
+    assert found.boxes.dtype == found.scores.dtype == torch.float32
+    scores = [d.scores.sort(descending=True).values[:5] for d in (found, expected)]
+    assert not torch.equal(*scores)
+    torch.testing.assert_close(*scores, rtol=0.05, atol=0.01)
+
+
+def test_fp16_on_a_cpu_is_refused_by_its_own_key(run: Path) -> None:
+    with pytest.raises(ValueError, match=r"TEST\.AMP is fp16 and the device the CPU"):
+        Predictor(run, device="cpu", overrides=["TEST.AMP=fp16"])
+
+
+def test_parts_are_compiled_on_request(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled: list[torch.nn.Module] = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda part, **options: compiled.append(part))
+    assert len(Predictor(run, device="cpu", overrides=["COMPILE=true"]).model.compilable()) == len(compiled) == 5

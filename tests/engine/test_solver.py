@@ -2,8 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from maskrcnn.engine import solver
-from maskrcnn.engine.solver import build_optimizer, build_schedule, choose_precision, parameter_groups
+from maskrcnn.engine.solver import build_optimizer, build_schedule, parameter_groups
 
 SOLVER = {
     "OPTIMIZER": "SGD",
@@ -120,38 +119,3 @@ def test_the_first_step_of_adamw_by_hand():
 def test_nothing_to_train():
     with pytest.raises(ValueError, match="nothing to train"):
         build_optimizer(nn.Linear(1, 1).requires_grad_(False), SOLVER)
-
-
-@pytest.mark.parametrize(
-    ("features", "amp", "dtype", "why"),
-    [
-        ({"avx2"}, "auto", torch.float32, "the CPU has neither AMX nor AVX512-BF16"),
-        ({"avx2", "avx512_bf16"}, "auto", torch.bfloat16, "the CPU has avx512_bf16"),
-        ({"amx_bf16", "amx_tile"}, "auto", torch.bfloat16, "the CPU has amx_bf16"),
-        ({"amx_bf16"}, "fp32", torch.float32, "as asked"),
-        ({"avx2"}, "bf16", torch.bfloat16, "as asked, but the CPU has neither AMX nor AVX512-BF16: slow"),
-    ],
-)
-def test_precision_on_a_cpu(monkeypatch, features, amp, dtype, why):
-    monkeypatch.setattr(solver, "cpu_features", lambda: features)
-    precision = choose_precision(amp, CPU)
-    assert precision.dtype == dtype
-    assert why in str(precision)
-    with precision.autocast():
-        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == dtype
-    assert not precision.scaler().is_enabled()
-
-
-def test_fp16_on_a_cpu_is_refused():
-    with pytest.raises(ValueError, match=r"SOLVER\.AMP is fp16 and the device the CPU"):
-        choose_precision("fp16", CPU)
-
-
-@pytest.mark.parametrize(
-    ("capability", "amp", "dtype"),
-    [((7, 5), "auto", torch.float32), ((8, 0), "auto", torch.bfloat16), ((7, 5), "fp16", torch.float16)],
-)
-def test_precision_on_a_gpu(monkeypatch, capability, amp, dtype):
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "some GPU")
-    assert choose_precision(amp, torch.device("cuda")).dtype == dtype

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from maskrcnn.engine.solver import Precision
+from maskrcnn.engine.precision import Precision
 from maskrcnn.engine.trainer import Hook, Trainer
 
 FP32 = Precision("cpu", torch.float32, "test")

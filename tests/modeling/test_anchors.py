@@ -36,3 +36,12 @@ def test_rounded_anchors_equal_torchvisions():
 def test_levels_with_different_counts_are_refused():
     with pytest.raises(ValueError, match="different numbers of sizes"):
         _ = AnchorGrid(sizes=((32,), (64, 128))).per_cell
+
+
+def test_a_grid_is_made_once_and_serves_training_after_inference():
+    arguments = (0, (5, 7), (4, 4), OURS, CPU)
+    with torch.inference_mode():
+        first = AnchorGrid().grid(*arguments)
+    assert AnchorGrid().grid(*arguments) is first and not first.is_inference()
+    assert AnchorGrid().grid(0, (5, 7), (4, 8), OURS, CPU) is not first
+    (torch.ones(1, requires_grad=True) * first).sum().backward()

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounterWithBackend
 
 from maskrcnn.modeling import build_model
 from maskrcnn.modeling.anchors import AnchorGrid
@@ -116,3 +117,32 @@ def test_the_rows_of_each_class_are_named(model):
     }
     for name, per_class in rows.items():
         assert len(state[name]) == per_class * 3 + ("logits" in name)
+
+
+def test_compiled_parts_answer_alike_and_compile_once_for_all_sizes(model):
+    sizes = [[(200, 260)], [(256, 200), (130, 140)], [(320, 192)], [(192, 256), (256, 192), (60, 300)]]
+    batches = [[make_sample(h, w, 2) for h, w in batch] for batch in sizes]
+    counter, counts, found = CompileCounterWithBackend("eager"), [], []
+    model.eval()
+    with torch.inference_mode():
+        expected = [model(batch) for batch in batches]
+        names = set(model.state_dict())
+        model.compile_parts(backend=counter)
+        assert set(model.state_dict()) == names
+        for batch in batches:
+            found.append(model(batch))
+            counts.append(counter.frame_count)
+    parts = len(model.compilable())
+    assert counts[0] == parts == 5
+    assert counts[1] <= 2 * parts  # torch.compile takes batches of one apart from larger ones
+    assert counts[3] == counts[2] == counts[1]
+    for one, other in zip(sum(expected, []), sum(found, []), strict=True):
+        torch.testing.assert_close(one.boxes, other.boxes, rtol=1e-4, atol=1e-3)
+        torch.testing.assert_close(one.masks, other.masks, rtol=1e-3, atol=1e-4)
+
+
+def test_compiled_parts_train(model):
+    batch = [make_sample(64, 90, 2)]
+    model.compile_parts(backend="aot_eager")
+    sum(model(batch).values()).backward()
+    assert all(p.grad is not None for p in model.parameters())

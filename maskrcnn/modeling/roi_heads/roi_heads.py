@@ -40,6 +40,11 @@ class RoIHeads(nn.Module):
         self.matcher, self.sampler = matcher, sampler
         self.score_thresh_test, self.nms_thresh_test = score_thresh_test, nms_thresh_test
 
+    @property
+    def heads(self) -> list[nn.Module]:
+        """The parts that work on pooled features."""
+        raise NotImplementedError
+
     def losses(
         self, features: dict[str, Tensor], proposals: list[Proposals], targets: list[Instances]
     ) -> dict[str, Tensor]:

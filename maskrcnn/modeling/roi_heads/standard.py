@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Self
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from maskrcnn.conventions import OURS, Conventions
 from maskrcnn.modeling.layers import FeatureSpec
@@ -79,6 +79,10 @@ class StandardRoIHeads(RoIHeads):
             parts |= {"mask_pooler": mask_pooler, "mask_head": mask_head}
         options = {**kwargs_of(cls, cfg), **parts}
         return cls(num_classes, detections_per_image, conventions.min_detection_size, **options)
+
+    @property
+    def heads(self) -> list[nn.Module]:
+        return [head for head in (self.box_head, self.mask_head) if head is not None]
 
     def losses(
         self, features: dict[str, Tensor], proposals: list[Proposals], targets: list[Instances]
