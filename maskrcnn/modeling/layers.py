@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from maskrcnn.ops.conv import conv2d
+
 NORMS = ("", "FrozenBN", "BN", "SyncBN", "GN")
 
 
@@ -115,9 +117,13 @@ class ConvNorm(nn.Conv2d):
         if isinstance(self.norm, FrozenBatchNorm2d):
             scale, shift = self.norm.scale_and_shift()
             weight = self.weight * scale[:, None, None, None]
-            return F.conv2d(x, weight, shift, self.stride, self.padding, self.dilation, self.groups)
-        x = F.conv2d(x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
+            return self._convolve(x, weight, shift)
+        x = self._convolve(x, self.weight, self.bias)
         return x if self.norm is None else self.norm(x)
+
+    def _convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        assert not isinstance(self.padding, str)
+        return conv2d(x, weight, bias, self.stride, self.padding, self.dilation, self.groups)
 
 
 @torch.no_grad()
