@@ -10,7 +10,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from maskrcnn.ops.polygons import expand_ranges
+from maskrcnn.ops.ranges import expand_ranges
 from maskrcnn.ops.rle import Ints, compress_counts, encode_windows
 from maskrcnn.ops.runs import cover_cells, sample_runs
 from maskrcnn.structures.rle import RLE, decode_counts

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from maskrcnn.ops.polygons import crop_polygons, expand_ranges, points_in_polygons
+from maskrcnn.ops.polygons import crop_polygons, points_in_polygons
 
 SQUARE = [(2.0, 2.0), (8.0, 2.0), (8.0, 8.0), (2.0, 8.0)]
 

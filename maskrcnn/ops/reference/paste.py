@@ -1,4 +1,4 @@
-"""Small soft masks of boxes -> bitmaps of the image, or straight to COCO RLE, within a memory budget."""
+"""Small soft masks of boxes to bitmaps of the image, or to run lengths, in plain PyTorch within a memory budget."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from maskrcnn.ops.rle import compress_counts, encode_windows
+from maskrcnn.ops.reference.rle import Ints, encode_windows
 
 MEMORY_BUDGET = 256 * 2**20  # bytes of the bitmaps that exist at one time, besides the result
 BYTES_PER_PIXEL = 16  # two floats on the way, bools, and the indices that write them
@@ -22,20 +22,9 @@ def paste_masks(
     threshold: float = 0.5,
     memory_budget: int = MEMORY_BUDGET,
 ) -> Tensor:
-    """Bitmaps of an image from the masks that fill their boxes.
+    """Bitmaps of an image from the masks that fill their boxes; arguments and result as in `ops.paste_masks`.
 
-    A pixel asks the mask at its own centre: bilinear between the centres of the mask's cells, zero beyond them, which
-    is `F.grid_sample(align_corners=False, padding_mode="zeros")`.
-
-    Args:
-        masks: probabilities (D, m, m).
-        boxes: float32 (D, 4), XYXY in the frame of the image.
-        size: (H, W) of the image.
-        threshold: pixels of at least this probability, above 0, are in.
-        memory_budget: bytes; masks are worked through in groups that stay within it.
-
-    Returns:
-        bool (D, H, W); all False for a box that has no area or is not finite.
+    memory_budget: bytes; masks are worked through in groups that stay within it.
     """
     pasted = torch.zeros(len(masks), *size, dtype=torch.bool, device=masks.device)
     height, width = size
@@ -47,37 +36,37 @@ def paste_masks(
     return pasted
 
 
-def masks_to_rle(
+def paste_runs(
     masks: Tensor,
     boxes: Tensor,
     size: tuple[int, int],
     *,
     threshold: float = 0.5,
     memory_budget: int = MEMORY_BUDGET,
-) -> list[dict[str, list[int] | str]]:
-    """`paste_masks` as compressed COCO RLE, `{"size": [H, W], "counts": text}` per mask, without the whole bitmaps."""
-    empty = np.array([size[0] * size[1]])
-    texts = compress_counts(empty, np.array([1])) * len(masks)
+) -> tuple[Ints, Ints]:
+    """`paste_masks` as run lengths of all masks, and how many each mask has, without the whole bitmaps."""
+    runs = [np.array([size[0] * size[1]])] * len(masks)
     for rows, corners, columns in _windows(masks, boxes, size, memory_budget):
-        group = compress_counts(*encode_windows(columns >= threshold, corners, size))
-        for row, text in zip(rows.tolist(), group, strict=True):
-            texts[row] = text
-    return [{"size": [*size], "counts": text} for text in texts]
+        counts, lengths = encode_windows(columns >= threshold, corners, size)
+        for row, mask in zip(rows.tolist(), np.split(counts, lengths.cumsum()[:-1]), strict=True):
+            runs[row] = mask
+    none = np.zeros(0, dtype=np.int64)
+    return np.concatenate([none, *runs]), np.array([len(mask) for mask in runs], dtype=np.int64)
 
 
 def hat_weights(start: Tensor, end: Tensor, first: Tensor, num_pixels: int, num_cells: int) -> Tensor:
     """How much each of the cells between start and end counts at each pixel centre, along one axis.
 
     Args:
-        start, end: float32 (D,), the box's sides in pixels.
+        start, end: float (D,), the box's sides in pixels.
         first: int64 (D,), the first of the `num_pixels` pixels.
 
     Returns:
-        float32 (D, num_pixels, num_cells): 1 at the cell's centre, falling to 0 at its neighbours' centres.
+        (D, num_pixels, num_cells), the dtype of `start`: 1 at the cell's centre, falling to 0 at its neighbours' centres.
     """
-    centres = torch.arange(num_pixels, dtype=torch.float32, device=start.device) + 0.5
+    centres = torch.arange(num_pixels, dtype=start.dtype, device=start.device) + 0.5
     u = (centres + (first - start)[:, None]) * (num_cells / (end - start))[:, None] - 0.5
-    cells = torch.arange(num_cells, dtype=torch.float32, device=start.device)
+    cells = torch.arange(num_cells, dtype=start.dtype, device=start.device)
     return (1 - (u[:, :, None] - cells).abs()).clamp(min=0)
 
 
@@ -100,7 +89,7 @@ def _windows(
     reach = extent / masks.shape[-1] / 2 + 1  # the outer cells fade to zero beyond the box; one pixel for rounding
     first = (corner - reach).floor().clamp(min=0).minimum(frame)
     last = (boxes[:, 2:] + reach).ceil().clamp(min=0).minimum(frame)
-    valid = (extent > 0) & (last > first) & boxes.isfinite().view(-1, 2, 2).all(dim=1)
+    valid = (extent > 0) & extent.isfinite() & (last > first) & boxes.isfinite().view(-1, 2, 2).all(dim=1)
     rows = valid.all(dim=1).nonzero()[:, 0]
     windows = torch.exp2((last - first)[rows].log2().ceil()).long().minimum(frame)
     if whole_lines:
@@ -112,4 +101,4 @@ def _windows(
             x1, y1, x2, y2 = boxes[group].unbind(1)
             across = hat_weights(x1, x2, corners[:, 0], width, masks.shape[-1])
             down = hat_weights(y1, y2, corners[:, 1], height, masks.shape[-1])
-            yield group, corners, across @ masks[group].float().mT @ down.mT
+            yield group, corners, across @ masks[group].to(across.dtype).mT @ down.mT

@@ -1,9 +1,7 @@
-"""Many polygons to many small grids, or to answers at points, in one call.
+"""Polygons to small grids, or to answers at points, in plain PyTorch.
 
-Polygons are packed: the vertices of all rings in one (T, 2) tensor, ring k being `points[ring_offsets[k] :
-ring_offsets[k + 1]]`, and object g owning the rings `object_offsets[g]` to `object_offsets[g + 1]`. A place is inside
-an object if it is inside one of its rings, and inside a ring if a line from it to the left crosses the ring an odd
-number of times.
+A place is inside an object if it is inside one of its rings, and inside a ring if a line from it to the left crosses
+the ring an odd number of times.
 """
 
 from __future__ import annotations
@@ -11,25 +9,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from maskrcnn.ops.ranges import expand_ranges
+
 MEMORY_BUDGET = 256 * 2**20  # bytes of the largest temporary
 
 
 def crop_polygons(
     points: Tensor, ring_offsets: Tensor, object_offsets: Tensor, index: Tensor, boxes: Tensor, size: int
 ) -> Tensor:
-    """Which cells of a grid over each box have their centre inside an object.
-
-    Args:
-        points: float32 (T, 2), x and y of the vertices.
-        ring_offsets: int64 (rings + 1,), into `points`.
-        object_offsets: int64 (G + 1,), into the rings.
-        index: int64 (R,), the object of each box.
-        boxes: float32 (R, 4), XYXY in the frame of `points`.
-        size: cells per side, m.
-
-    Returns:
-        bool (R, m, m); all False for a box that has no area or is not finite.
-    """
+    """Which cells of a grid have their centre inside an object; arguments and result as in `ops.crop_polygons`."""
     num_rois = len(boxes)
     corner, extent = boxes[:, :2], boxes[:, 2:] - boxes[:, :2]
     valid = (extent > 0).all(dim=1) & boxes.isfinite().all(dim=1)
@@ -41,10 +29,10 @@ def crop_polygons(
     (xa, ya), (xb, yb) = (((p - corner[roi]) * scale).unbind(1) for p in (start, end))
 
     # An edge crosses the rows whose centre is in [min y, max y): half open, so that a vertex on a row counts once.
-    first, last = ((y - 0.5).ceil().clamp(0, size).long() for y in (torch.minimum(ya, yb), torch.maximum(ya, yb)))
+    first, last = ((y - 0.5).ceil().nan_to_num(0.0).clamp(0, size).long() for y in (torch.minimum(ya, yb), torch.maximum(ya, yb)))
     edge, row = expand_ranges(first, last - first)
     x = xa[edge] + (row + 0.5 - ya[edge]) * ((xb - xa) / (yb - ya))[edge]
-    column = (x - 0.5).ceil().clamp(0, size).long()  # the first centre that has the crossing on its left
+    column = (x - 0.5).ceil().nan_to_num(0.0).clamp(0, size).long()  # the first centre that has the crossing on its left
 
     counts = torch.bincount(
         (edge_ring[edge] * size + row) * (size + 1) + column, minlength=len(ring_roi) * size * (size + 1)
@@ -63,16 +51,9 @@ def points_in_polygons(
     *,
     memory_budget: int = MEMORY_BUDGET,
 ) -> Tensor:
-    """Whether points lie in an object.
+    """Whether points lie in an object; arguments and result as in `ops.points_in_polygons`.
 
-    Args:
-        points, ring_offsets, object_offsets: the polygons, as in `crop_polygons`.
-        index: int64 (R,), the object that row r asks about.
-        queries: float32 (R, P, 2), x and y in the frame of `points`.
-        memory_budget: bytes of the largest temporary.
-
-    Returns:
-        bool (R, P).
+    memory_budget: bytes of the largest temporary.
     """
     num_rows, num_queries = queries.shape[:2]
     every = torch.ones(num_rows, dtype=torch.bool, device=queries.device)
@@ -86,20 +67,6 @@ def points_in_polygons(
         crossings.index_add_(0, ring, crosses.int())
     rings = torch.zeros(num_rows, num_queries, dtype=torch.int32, device=queries.device)
     return rings.index_add_(0, ring_row, crossings % 2) > 0
-
-
-def expand_ranges(starts: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
-    """range(starts[i], starts[i] + counts[i]) for every i, concatenated.
-
-    Args:
-        starts, counts: int64 (N,).
-
-    Returns:
-        the i of each element and the element, int64 (counts.sum(),) each.
-    """
-    owner = torch.repeat_interleave(counts)
-    before = counts.cumsum(0) - counts
-    return owner, torch.arange(len(owner), device=counts.device) + (starts - before)[owner]
 
 
 def _edges_of(

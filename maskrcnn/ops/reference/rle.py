@@ -1,8 +1,8 @@
-"""COCO's run-length encoding: text <-> run lengths, and bitmaps -> run lengths, for many masks in one call.
+"""COCO's run-length encoding in plain NumPy: text <-> run lengths, and bitmaps -> run lengths.
 
-The runs of a mask alternate 0, 1, 0, ... down the columns of the image, the first may be empty. COCO's text writes each
-run, from the fourth on as the difference to the one two before it, in groups of 5 bits, low ones first: a character is
-48 + group, + 32 if more groups of the same number follow; the number's sign is bit 16 of its last group.
+COCO's text writes each run, from the fourth on as the difference to the one two before it, in groups of 5 bits, low
+ones first: a character is 48 + group, + 32 if more groups of the same number follow; the number's sign is bit 16 of its
+last group.
 """
 
 from __future__ import annotations
@@ -20,12 +20,7 @@ Ints: TypeAlias = npt.NDArray[np.int64]
 
 
 def compress_counts(counts: Ints, lengths: Ints) -> list[str]:
-    """Run lengths as COCO text.
-
-    Args:
-        counts: int64, the runs of all masks, one mask after the other.
-        lengths: int64 (n,), how many of the counts each mask has.
-    """
+    """Run lengths as COCO text; arguments and result as in `ops.rle.compress_counts`."""
     place = _places(lengths)
     values = counts.copy()
     late = np.flatnonzero(place > 2)
@@ -45,14 +40,7 @@ def compress_counts(counts: Ints, lengths: Ints) -> list[str]:
 
 
 def decompress_counts(texts: Sequence[bytes]) -> tuple[Ints, Ints]:
-    """COCO text as run lengths.
-
-    Returns:
-        the runs of all masks, one mask after the other, and how many each mask has, as `compress_counts` takes them.
-
-    Raises:
-        ValueError: a text has a character that COCO's encoding does not use, or ends within a number.
-    """
+    """COCO text as run lengths; arguments, result and errors as in `ops.rle.decompress_counts`."""
     codes = np.frombuffer(b"".join(texts), dtype=np.uint8).astype(np.int64) - 48
     text_stops = np.cumsum([len(text) for text in texts], dtype=np.int64)
     ends_number = codes & 32 == 0

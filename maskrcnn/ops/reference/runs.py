@@ -1,31 +1,15 @@
-"""Masks as runs of pixels down single columns -> many small grids, or answers at points, in one call.
-
-Packed like the polygons of `ops.polygons`: `runs` int (N, 3), column, top and bottom (the run covers the pixels top to
-bottom - 1), sorted by object, column and top; object g owns `runs[offsets[g] : offsets[g + 1]]`. The work grows with
-the length of the objects' outlines, and no bitmap is ever made.
-"""
+"""Masks as runs of pixels down single columns to small grids, or to answers at points, in plain PyTorch."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from maskrcnn.ops.polygons import expand_ranges
+from maskrcnn.ops.ranges import expand_ranges
 
 
 def cover_cells(runs: Tensor, offsets: Tensor, index: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
-    """The part of each cell of a grid over each box that an object covers, exactly.
-
-    Args:
-        runs, offsets: the objects.
-        index: int64 (R,), the object of each box.
-        boxes: (R, 4), XYXY in the frame of the runs; x2 < x1 mirrors the grid, and likewise y.
-        size: (h, w), the grid's cells.
-
-    Returns:
-        float (R, h, w), 0..1 to rounding (float64 where the device has it); 0 for a box that has no area or is not
-        finite.
-    """
+    """The part of each cell that an object covers, exactly; arguments and result as in `ops.cover_cells`."""
     # A sum of products of many small pieces: in float32, cells that are half covered would fall on either side of 1/2.
     boxes = boxes.to(torch.float32 if boxes.device.type == "mps" else torch.float64)
     height, width = size
@@ -48,17 +32,7 @@ def cover_cells(runs: Tensor, offsets: Tensor, index: Tensor, boxes: Tensor, siz
 
 
 def sample_runs(runs: Tensor, offsets: Tensor, index: Tensor, points: Tensor, size: tuple[int, int]) -> Tensor:
-    """Bitmaps at points: bilinear between pixel centres, zero beyond the image, as `F.grid_sample` would answer.
-
-    Args:
-        runs, offsets: the objects.
-        index: int64 (R,), the object that row r asks about.
-        points: float32 (R, P, 2), x and y in the frame of the runs.
-        size: (H, W) of that frame.
-
-    Returns:
-        float32 (R, P).
-    """
+    """Bitmaps at points; arguments and result as in `ops.sample_runs`."""
     height, width = size
     # One increasing number per pixel of all objects finds the last run that starts at or before a pixel.
     owner = torch.repeat_interleave(offsets.diff())
