@@ -176,12 +176,13 @@ class RunFinder {
       const int64_t side = cells_ + 2;
       pad(mask, cells_, /*transposed=*/true, &padded_);
       column_.resize(side);
+      find_stretches();
       for (int64_t k = 0; k < across_.size(); ++k) {
         const int64_t start = (across_.first + k) * height_;
         const Acc* left = padded_.data() + (across_.cell[k] + 1) * side;
         dispatch<Mix<Acc>>(across_.weight_low[k], left, across_.weight_high[k], left + side, side, column_.data());
         if (down_.first > 0) runs.set(start, false);
-        follow_column(start, &runs);
+        follow_column(start + down_.first, &runs);
         if (down_.end() < height_) runs.set(start + down_.end(), false);
       }
       if (across_.end() < width_) runs.set(across_.end() * height_, false);
@@ -190,23 +191,29 @@ class RunFinder {
   }
 
  private:
+  // The rows between the same two cells, one stretch after the other.
+  void find_stretches() {
+    stretches_.clear();
+    for (int64_t k = 0; k < down_.size(); ++k) {
+      if (k == 0 || down_.cell[k] != down_.cell[k - 1]) stretches_.push_back(k);
+    }
+    stretches_.push_back(down_.size());
+  }
+
   void follow_column(int64_t start, Runs* runs) const {
-    const int64_t size = down_.size();
-    for (int64_t k = 0; k < size;) {
-      const int64_t cell = down_.cell[k];
-      const Acc low = column_[cell + 1], high = column_[cell + 2];
+    for (size_t s = 0; s + 1 < stretches_.size(); ++s) {
+      const int64_t first = stretches_[s], last = stretches_[s + 1];
+      const Acc low = column_[down_.cell[first] + 1], high = column_[down_.cell[first] + 2];
       // What lies between two values stays between them, but for rounding; of NaN, both tests are false.
       const Acc slack = Acc(8) * std::numeric_limits<Acc>::epsilon() * (std::abs(low) + std::abs(high));
       const bool all_in = low - slack >= threshold_ && high - slack >= threshold_;
       const bool all_out = low + slack < threshold_ && high + slack < threshold_;
-      const int64_t first = start + down_.first;
       if (all_in || all_out) {
-        runs->set(first + k, all_in);
-        while (k < size && down_.cell[k] == cell) ++k;
-      } else {
-        for (; k < size && down_.cell[k] == cell; ++k) {
-          runs->set(first + k, blend(down_.weight_low[k], low, down_.weight_high[k], high) >= threshold_);
-        }
+        runs->set(start + first, all_in);
+        continue;
+      }
+      for (int64_t k = first; k < last; ++k) {
+        runs->set(start + k, blend(down_.weight_low[k], low, down_.weight_high[k], high) >= threshold_);
       }
     }
   }
@@ -215,6 +222,7 @@ class RunFinder {
   const Acc threshold_;
   AxisTaps<Acc> across_, down_;
   std::vector<Acc> padded_, column_;  // the mask, columns first; one column of it, at a column of the image
+  std::vector<int64_t> stretches_;    // where each begins, and where the last ends
 };
 
 Tensor paste_masks(const Tensor& masks_tensor, const Tensor& boxes_tensor, int64_t height, int64_t width,
