@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from maskrcnn.ops.ranges import expand_ranges
+from maskrcnn.ops.ranges import check_packed, expand_ranges
 
 MEMORY_BUDGET = 256 * 2**20  # bytes of the largest temporary
 
@@ -20,7 +20,7 @@ def crop_polygons(
     """Which cells of a grid have their centre inside an object; arguments and result as in `ops.crop_polygons`."""
     num_rois = len(boxes)
     corner, extent = boxes[:, :2], boxes[:, 2:] - boxes[:, :2]
-    valid = (extent > 0).all(dim=1) & boxes.isfinite().all(dim=1)
+    valid = (extent > 0).all(dim=1) & extent.isfinite().all(dim=1)
     ring_roi, edge_ring, start, end = _edges_of(points, ring_offsets, object_offsets, index, valid)
 
     # Grid coordinates: cell (i, j) covers [j, j + 1) x [i, i + 1).
@@ -29,10 +29,10 @@ def crop_polygons(
     (xa, ya), (xb, yb) = (((p - corner[roi]) * scale).unbind(1) for p in (start, end))
 
     # An edge crosses the rows whose centre is in [min y, max y): half open, so that a vertex on a row counts once.
-    first, last = ((y - 0.5).ceil().nan_to_num(0.0).clamp(0, size).long() for y in (torch.minimum(ya, yb), torch.maximum(ya, yb)))
+    first, last = (_cell_from(y, size) for y in (torch.minimum(ya, yb), torch.maximum(ya, yb)))
     edge, row = expand_ranges(first, last - first)
     x = xa[edge] + (row + 0.5 - ya[edge]) * ((xb - xa) / (yb - ya))[edge]
-    column = (x - 0.5).ceil().nan_to_num(0.0).clamp(0, size).long()  # the first centre that has the crossing on its left
+    column = _cell_from(x, size)  # the first that has the crossing on the left of its centre
 
     counts = torch.bincount(
         (edge_ring[edge] * size + row) * (size + 1) + column, minlength=len(ring_roi) * size * (size + 1)
@@ -69,6 +69,11 @@ def points_in_polygons(
     return rings.index_add_(0, ring_row, crossings % 2) > 0
 
 
+def _cell_from(place: Tensor, size: int) -> Tensor:
+    """int64: the first of `size` cells whose centre is at a place or behind it; 0 for NaN."""
+    return (place - 0.5).ceil().nan_to_num(0.0).clamp(0, size).long()
+
+
 def _edges_of(
     points: Tensor, ring_offsets: Tensor, object_offsets: Tensor, index: Tensor, wanted: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -77,6 +82,9 @@ def _edges_of(
     Returns:
         ring_row (K,), the row of each of the K rings met; edge_ring (E,), 0..K-1; start and end (E, 2) of each edge.
     """
+    check_packed(
+        index, ring_offsets=(ring_offsets, len(points)), object_offsets=(object_offsets, len(ring_offsets) - 1)
+    )
     first_ring = object_offsets[index]
     ring_row, ring = expand_ranges(first_ring, (object_offsets[index + 1] - first_ring) * wanted)
     first_vertex, num_vertices = ring_offsets[ring], (ring_offsets[1:] - ring_offsets[:-1])[ring]

@@ -5,20 +5,19 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from maskrcnn.ops.ranges import expand_ranges
+from maskrcnn.ops.ranges import check_packed, expand_ranges
 
 
 def cover_cells(runs: Tensor, offsets: Tensor, index: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
     """The part of each cell that an object covers, exactly; arguments and result as in `ops.cover_cells`."""
-    # A sum of products of many small pieces: in float32, cells that are half covered would fall on either side of 1/2.
-    boxes = boxes.to(torch.float32 if boxes.device.type == "mps" else torch.float64)
+    check_packed(index, offsets=(offsets, len(runs)))
     height, width = size
     corner, extent = boxes[:, :2], boxes[:, 2:] - boxes[:, :2]
-    valid = (extent != 0).all(dim=1) & boxes.isfinite().all(dim=1)
+    scale = boxes.new_tensor([width, height]) / extent
+    valid = (extent != 0).all(dim=1) & extent.isfinite().all(dim=1) & scale.isfinite().all(dim=1)
     first = offsets[index]
     roi, run = expand_ranges(first, (offsets[index + 1] - first) * valid)
     column, top, bottom = runs[run].to(boxes.dtype).unbind(1)
-    scale = boxes.new_tensor([width, height]) / extent
     (left, up), (scale_x, scale_y) = corner[roi].unbind(1), scale[roi].unbind(1)
     across = _steps((column - left) * scale_x, (column + 1 - left) * scale_x, width)
     down = _steps((top - up) * scale_y, (bottom - up) * scale_y, height)
@@ -28,11 +27,12 @@ def cover_cells(runs: Tensor, offsets: Tensor, index: Tensor, boxes: Tensor, siz
         for y, weight_y in down:
             cells.index_add_(0, (roi * (height + 2) + y) * (width + 2) + x, weight_y * weight_x)
     grid = cells.view(-1, height + 2, width + 2)[:, :height, :width]
-    return grid.cumsum(dim=1).cumsum(dim=2) * extent.prod(dim=1).sign()[:, None, None]  # mirrored runs end first
+    return grid.cumsum(dim=1).cumsum(dim=2) * extent.sign().prod(dim=1)[:, None, None]  # mirrored runs end first
 
 
 def sample_runs(runs: Tensor, offsets: Tensor, index: Tensor, points: Tensor, size: tuple[int, int]) -> Tensor:
     """Bitmaps at points; arguments and result as in `ops.sample_runs`."""
+    check_packed(index, offsets=(offsets, len(runs)))
     height, width = size
     # One increasing number per pixel of all objects finds the last run that starts at or before a pixel.
     owner = torch.repeat_interleave(offsets.diff())
