@@ -28,6 +28,10 @@ STABLE_TORCH_LIBRARY(maskrcnn, m) {
   m.def("compress_counts(Tensor counts, Tensor lengths) -> (Tensor, Tensor)");
   // text uint8 (B,), lengths int64 (n,) of each mask -> counts int64, how many each mask has, int64 (n,)
   m.def("decompress_counts(Tensor text, Tensor lengths) -> (Tensor, Tensor)");
+  // bitmaps bool (n, h, w), corners int64 (n, 2) in a frame -> counts and lengths, as compress_counts takes them
+  m.def("encode_bitmaps(Tensor bitmaps, Tensor corners, SymInt height, SymInt width) -> (Tensor, Tensor)");
+  // counts, lengths -> runs int32 (N, 3), column, top, bottom, and offsets int64 (n + 1,)
+  m.def("runs_of_counts(Tensor counts, Tensor lengths, SymInt height, SymInt width) -> (Tensor, Tensor)");
   // points (T, 2), ring_offsets int64 (rings + 1,), object_offsets int64 (G + 1,), index int64 (R,), boxes (R, 4)
   // -> bool (R, size, size)
   m.def(

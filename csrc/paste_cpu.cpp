@@ -7,6 +7,7 @@
 
 #include "cpu.h"
 #include "paste.h"
+#include "rle.h"
 
 namespace maskrcnn {
 namespace {
@@ -138,26 +139,6 @@ class Paster {
   std::vector<Acc> padded_, low_, high_;  // the two rows of the mask around the image's row, at its pixels
 };
 
-// Run lengths down the columns, from changes in their order.
-class Runs {
- public:
-  explicit Runs(std::vector<int64_t>* counts) : counts_(counts) {}
-
-  void set(int64_t place, bool value) {
-    if (value == value_) return;
-    counts_->push_back(place - last_);
-    last_ = place;
-    value_ = value;
-  }
-
-  void end(int64_t place) { counts_->push_back(place - last_); }
-
- private:
-  std::vector<int64_t>* counts_;
-  int64_t last_ = 0;
-  bool value_ = false;
-};
-
 // Runs of one mask after another, with the memory of the last one. The work grows with the columns of a box times the
 // cells of the mask, and with the pixels of those cells alone which the outline may cross.
 template <typename T>
@@ -169,7 +150,7 @@ class RunFinder {
       : cells_(cells), height_(height), width_(width), threshold_(static_cast<Acc>(threshold)) {}
 
   void find(const T* mask, const Acc* box, std::vector<int64_t>* counts) {
-    Runs runs(counts);
+    RunWriter runs(counts);
     across_.fill(box[0], box[2], cells_, width_);
     down_.fill(box[1], box[3], cells_, height_);
     if (across_.size() > 0 && down_.size() > 0) {
@@ -200,7 +181,7 @@ class RunFinder {
     stretches_.push_back(down_.size());
   }
 
-  void follow_column(int64_t start, Runs* runs) const {
+  void follow_column(int64_t start, RunWriter* runs) const {
     for (size_t s = 0; s + 1 < stretches_.size(); ++s) {
       const int64_t first = stretches_[s], last = stretches_[s + 1];
       const Acc low = column_[down_.cell[first] + 1], high = column_[down_.cell[first] + 2];
@@ -267,17 +248,7 @@ std::tuple<Tensor, Tensor> paste_runs(const Tensor& masks_tensor, const Tensor& 
       for (int64_t d = begin; d < end; ++d) finder.find(mask + d * cells * cells, box + 4 * d, &runs[d]);
     });
   });
-  Tensor lengths = torch::stable::new_empty(masks, {count}, ScalarType::Long);
-  int64_t total = 0;
-  for (int64_t d = 0; d < count; ++d) {
-    const int64_t length = static_cast<int64_t>(runs[d].size());
-    lengths.mutable_data_ptr<int64_t>()[d] = length;
-    total += length;
-  }
-  Tensor counts = torch::stable::new_empty(masks, {total}, ScalarType::Long);
-  int64_t* to = counts.mutable_data_ptr<int64_t>();
-  for (const auto& mask : runs) to = std::copy(mask.begin(), mask.end(), to);
-  return {counts, lengths};
+  return packed(masks, runs);
 }
 
 }  // namespace

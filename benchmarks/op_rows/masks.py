@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -48,7 +48,11 @@ def target_rows() -> Iterator[Row]:
         ours = functools.partial(masks.crop, index, boxes, CELLS)
         yield Row(f"training targets, {ROIS} RoIs {CELLS}x{CELLS} from {source}", ours, peer, 5)
         points = boxes[:, None, :2] + torch.rand(ROIS, 196, 2) * (boxes[:, None, 2:] - boxes[:, None, :2])
-        yield Row(f"answers at 196 points, {ROIS} RoIs, {source}", functools.partial(masks.sample, index, points), None, None)
+        sample = functools.partial(masks.sample, index, points)
+        yield Row(f"answers at 196 points, {ROIS} RoIs, {source}", sample, None, None)
+        many = functools.partial(masks.crop, index.repeat(8), boxes.repeat(8, 1), CELLS)
+        few = functools.partial(several, 8, ours)
+        yield Row(f"8 x {ROIS} RoIs {CELLS}x{CELLS} from {source}; peer: ours, {ROIS} at a time", many, few, 0.9)
 
 
 def detections(size: tuple[int, int], kind: str) -> tuple[Tensor, Tensor]:
@@ -82,6 +86,11 @@ def rois_of(rles: list[Any]) -> tuple[Tensor, Tensor]:
     boxes = torchvision.ops.box_convert(torch.from_numpy(pycocotools.mask.toBbox(rles)).float(), "xywh", "xyxy")[index]
     sides = (boxes[:, 2:] - boxes[:, :2]).repeat(1, 2)
     return index, boxes + (torch.rand(ROIS, 4, generator=generator) - 0.5) * 0.2 * sides
+
+
+def several(times: int, work: Callable[[], object]) -> None:
+    for _ in range(times):
+        work()
 
 
 def filled(size: tuple[int, int]) -> Tensor:

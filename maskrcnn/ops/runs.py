@@ -9,13 +9,35 @@ Targets have no gradient; arguments that want one are detached.
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from maskrcnn.ops import reference
 from maskrcnn.ops.extension import COMPILED, devices
+from maskrcnn.ops.rle import Ints
 
 DEVICES = devices("cover_cells")
+
+
+def runs_of_counts(counts: Ints, lengths: Ints, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Runs of single columns from run lengths as `ops.rle` packs them; one that goes on in the next column is cut.
+
+    Args:
+        counts, lengths: int64, the run lengths of all masks, and how many each mask has.
+        size: (H, W) of the masks.
+
+    Returns:
+        runs int32 (N, 3) and offsets int64 (G + 1,).
+
+    Raises:
+        ValueError: the runs of a mask are negative or do not add up to H * W.
+    """
+    if "cpu" not in DEVICES:
+        return reference.runs_of_counts(counts, lengths, size)
+    packed = (torch.from_numpy(np.ascontiguousarray(a, dtype=np.int64)) for a in (counts, lengths))
+    runs, offsets = torch.ops.maskrcnn.runs_of_counts(*packed, *size)
+    return runs, offsets
 
 
 def cover_cells(runs: Tensor, offsets: Tensor, index: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
@@ -89,6 +111,11 @@ def _check(runs: Tensor, offsets: Tensor, index: Tensor, places: Tensor, name: s
         raise ValueError(f"{name}: on {places.device}, but runs are on {runs.device}")
 
 
+def _fake_of_counts(counts: Tensor, lengths: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
+    runs = counts.new_empty(torch.library.get_ctx().new_dynamic_size(), 3, dtype=torch.int32)
+    return runs, lengths.new_empty(lengths.shape[0] + 1)
+
+
 def _fake_cover(runs: Tensor, offsets: Tensor, index: Tensor, boxes: Tensor, height: int, width: int) -> Tensor:
     return boxes.new_empty(index.shape[0], height, width)
 
@@ -98,5 +125,6 @@ def _fake_sample(runs: Tensor, offsets: Tensor, index: Tensor, points: Tensor, h
 
 
 if COMPILED:  # an operator that does not exist takes no fake
+    torch.library.register_fake("maskrcnn::runs_of_counts", _fake_of_counts)
     torch.library.register_fake("maskrcnn::cover_cells", _fake_cover)
     torch.library.register_fake("maskrcnn::sample_runs", _fake_sample)

@@ -69,6 +69,15 @@ def test_windows_within_an_image():
     assert [t.encode() for t in texts] == [pycocotools_text(f) for f in frames]
 
 
+def test_windows_beyond_the_image_are_an_error():
+    columns = torch.ones(2, 5, 4, dtype=torch.bool)
+    for wrong in ([1, 0], [0, 1], [-1, 0]):
+        with pytest.raises(ValueError, match="^corners: row 1 is "):
+            encode_windows(columns, torch.tensor([[0, 0], wrong]), (4, 5))
+    counts, lengths = encode_windows(columns, torch.zeros(2, 2, dtype=torch.int64), (4, 5))
+    assert counts.tolist() == [0, 20, 0, 20] and lengths.tolist() == [2, 2]
+
+
 def test_large_numbers():
     counts = np.array([0, 2**31 - 1, 1, 2**40, 7, 0, 123456789])
     text = compress_counts(counts, np.array([3, 4]))
@@ -144,3 +153,5 @@ def test_lists_that_do_not_fit_are_an_error():
         decompress(text[None], torch.tensor([3]))
     torch.library.opcheck(compress.default, (counts, torch.tensor([3])))
     torch.library.opcheck(decompress.default, (text, torch.tensor([1, 2])))
+    corners = torch.zeros(2, 2, dtype=torch.int64)
+    torch.library.opcheck(torch.ops.maskrcnn.encode_bitmaps.default, (torch.ones(2, 3, 4) > 0, corners, 5, 6))

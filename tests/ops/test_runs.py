@@ -1,5 +1,7 @@
+import itertools
 import math
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,6 +11,7 @@ from ops.implementations import IMPLEMENTATIONS, dispatched, served_by, with_thr
 from maskrcnn.ops import cover_cells, sample_runs
 from maskrcnn.ops import runs as runs_module
 from maskrcnn.ops.extension import COMPILED
+from maskrcnn.ops.runs import runs_of_counts
 
 SIZE = (23, 31)
 compiled_only = pytest.mark.skipif(not COMPILED, reason="the operators are not compiled")
@@ -65,6 +68,28 @@ def bitmaps():
     smooth = F.interpolate(torch.rand(6, 1, 5, 5), size=SIZE, mode="bicubic")[:, 0] > 0.5
     noise = torch.rand(2, *SIZE) > 0.5
     return torch.cat([smooth, noise, torch.zeros(1, *SIZE), torch.ones(1, *SIZE)]).bool()
+
+
+@pytest.mark.parametrize("implementation", ["compiled", "reference"], indirect=True)
+def test_runs_of_counts(implementation, monkeypatch, bitmaps):
+    convert = served_by(implementation, runs_of_counts, runs_module, monkeypatch)
+    counts = [counts_of(bitmap) for bitmap in bitmaps]
+    runs, offsets = convert(np.concatenate(counts), np.array([len(c) for c in counts]), SIZE)
+    expected, expected_offsets = runs_of(bitmaps)
+    assert torch.equal(runs, expected) and runs.dtype == torch.int32
+    assert torch.equal(offsets, expected_offsets)
+    empty = np.array([2, 3, 0, 1]), np.array([4])  # a run of none between two
+    assert convert(*empty, (2, 3))[0].tolist() == [[1, 0, 2], [2, 0, 1], [2, 1, 2]]
+    assert convert(np.array([0]), np.array([1]), (0, 7))[1].tolist() == [0, 0]
+    for wrong in ([2, 3], [2, 5], [7, -1], [2**62, 2**62, 2**62, 2**62]):
+        with pytest.raises(ValueError, match="^mask"):
+            convert(np.array(wrong), np.array([len(wrong)]), (2, 3))
+
+
+def counts_of(bitmap):
+    """Pixel by pixel down the columns."""
+    runs = [(value, len([*group])) for value, group in itertools.groupby(bitmap.T.flatten().tolist())]
+    return ([0] if runs[0][0] else []) + [length for _, length in runs]
 
 
 @pytest.mark.parametrize("size", [(7, 7), (28, 28), (5, 9)])
@@ -218,6 +243,8 @@ def test_opcheck(bitmaps):
     packed, index = runs_of(bitmaps), torch.tensor([0, 3, 1])
     boxes = torch.tensor([[0.0, 0, 9, 9]], dtype=torch.float64).repeat(3, 1)
     points = torch.rand(3, 4, 2)
+    counts = torch.tensor([2, 3, 1, 0, 6])
+    torch.library.opcheck(torch.ops.maskrcnn.runs_of_counts.default, (counts, torch.tensor([3, 2]), 2, 3))
     for rows in (3, 0):
         torch.library.opcheck(torch.ops.maskrcnn.cover_cells.default, (*packed, index[:rows], boxes[:rows], 5, 4))
         torch.library.opcheck(torch.ops.maskrcnn.sample_runs.default, (*packed, index[:rows], points[:rows], *SIZE))

@@ -62,7 +62,7 @@ def hat_weights(start: Tensor, end: Tensor, first: Tensor, num_pixels: int, num_
         first: int64 (D,), the first of the `num_pixels` pixels.
 
     Returns:
-        (D, num_pixels, num_cells), the dtype of `start`: 1 at the cell's centre, falling to 0 at its neighbours' centres.
+        (D, num_pixels, num_cells) like `start`: 1 at the cell's centre, falling to 0 at its neighbours' centres.
     """
     centres = torch.arange(num_pixels, dtype=start.dtype, device=start.device) + 0.5
     u = (centres + (first - start)[:, None]) * (num_cells / (end - start))[:, None] - 0.5

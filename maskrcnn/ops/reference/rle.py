@@ -13,6 +13,7 @@ from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -67,16 +68,8 @@ def decompress_counts(texts: Sequence[bytes]) -> tuple[Ints, Ints]:
 
 
 def encode_windows(columns: Tensor, corners: Tensor, size: tuple[int, int]) -> tuple[Ints, Ints]:
-    """Run lengths of masks that are each given on a part of the image.
-
-    Args:
-        columns: bool (n, w, h), a window's columns one after the other.
-        corners: int64 (n, 2), x and y of each window's first pixel; the windows lie within the image.
-        size: (H, W) of the image.
-
-    Returns:
-        counts and lengths, as `compress_counts` takes them; the same runs as pycocotools encodes.
-    """
+    """Run lengths of masks given on a part of the image; arguments and result as in `ops.rle.encode_windows`."""
+    _check_windows(columns, corners, size)
     height, width = size
     padded = F.pad(columns, (1, 1))
     mask, column, row = (padded[..., 1:] != padded[..., :-1]).nonzero(as_tuple=True)
@@ -97,6 +90,14 @@ def encode_windows(columns: Tensor, corners: Tensor, size: tuple[int, int]) -> t
     places[np.arange(len(owner)) + 2 * owner + 1] = change
     counts = np.diff(places) if len(places) else places
     return np.delete(counts, stops[:-1] - 1), lengths
+
+
+def _check_windows(columns: Tensor, corners: Tensor, size: tuple[int, int]) -> None:
+    if columns.device.type != "cpu":
+        return  # looking would wait for the device
+    room = torch.tensor([size[1] - columns.shape[1], size[0] - columns.shape[2]])
+    for i in ((corners < 0) | (corners > room)).any(dim=1).nonzero()[:1, 0].tolist():
+        raise ValueError(f"corners: row {i} is {tuple(corners[i].tolist())}; windows must lie within the frame {size}")
 
 
 def _places(lengths: Ints) -> Ints:

@@ -2,10 +2,32 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from maskrcnn.ops.ranges import check_packed, expand_ranges
+from maskrcnn.ops.reference.rle import Ints
+
+
+def runs_of_counts(counts: Ints, lengths: Ints, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Runs of single columns from run lengths; arguments and result as in `ops.runs.runs_of_counts`."""
+    height, width = size
+    place, mask = counts.cumsum(), np.repeat(np.arange(len(lengths)), lengths)
+    wrong = (counts < 0).any() or (np.bincount(mask, counts, len(lengths)) != height * width).any()
+    if wrong:
+        raise ValueError(f"mask: runs that are negative or do not add up to the {height * width} pixels of {size}")
+    # Every mask's runs add up to height * width, so that the sums number the pixels of all masks in a row.
+    ones = (np.arange(len(counts)) - np.repeat(lengths.cumsum() - lengths, lengths)) % 2 == 1
+    chosen = ones & (counts > 0)
+    stop, start = torch.from_numpy(place[chosen]), torch.from_numpy((place - counts)[chosen])
+    first, last = start // max(height, 1), (stop - 1) // max(height, 1)
+    run, column = expand_ranges(first, last - first + 1)  # a run that goes on in the next column is cut there
+    top = (start[run] - column * height).clamp(min=0)
+    bottom = (stop[run] - column * height).clamp(max=height)
+    num_runs = torch.bincount(column // max(width, 1), minlength=len(lengths))
+    runs = torch.stack([column % max(width, 1), top, bottom], dim=1).int()
+    return runs, torch.cat([num_runs.new_zeros(1), num_runs.cumsum(0)])
 
 
 def cover_cells(runs: Tensor, offsets: Tensor, index: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
