@@ -30,23 +30,24 @@ struct Source {
   MASKRCNN_HOST_DEVICE Acc spread(int64_t d, int64_t v, const PasteTap<Acc>& x) const {
     return blend(x.weight_low, cell(d, v, x.cell), x.weight_high, cell(d, v, x.cell + 1));
   }
-  MASKRCNN_HOST_DEVICE bool at(int64_t d, int64_t row, int64_t column) const {
-    PasteTap<Acc> x, y;
-    if (!paste_tap(across(d), column, cells, &x) || !paste_tap(down(d), row, cells, &y)) return false;
+  MASKRCNN_HOST_DEVICE bool at(int64_t d, const PasteTap<Acc>& y, const PasteTap<Acc>& x) const {
     return blend(y.weight_low, spread(d, y.cell, x), y.weight_high, spread(d, y.cell + 1, x)) >= threshold;
   }
 
   // Calls body(row) for each row of a column at which a run begins, the order of the pixels being down the columns.
   template <typename Body>
   MASKRCNN_HOST_DEVICE void for_starts(int64_t d, int64_t column, Body body) const {
-    bool before = column > 0 && height > 0 && at(d, height - 1, column - 1);
-    const PasteAxis<Acc> vertical = down(d);
+    if (height == 0) return;
+    const PasteAxis<Acc> horizontal = across(d), vertical = down(d);
     PasteTap<Acc> x, y;
+    // The last pixel of the column before.
+    bool before = column > 0 && paste_tap(horizontal, column - 1, cells, &x) &&
+                  paste_tap(vertical, height - 1, cells, &y) && at(d, y, x);
     int64_t first = 0, last = 0;
-    if (paste_tap(across(d), column, cells, &x)) {
+    if (paste_tap(horizontal, column, cells, &x)) {
       paste_window(vertical, boxes[4 * d + 3], cells, height, &first, &last);
     }
-    if (before && (first > 0 || last == 0) && height > 0) {  // the window does not reach the top
+    if (before && (first > 0 || last == 0)) {  // the window does not reach the top
       body(0);
       before = false;
     }
@@ -76,32 +77,37 @@ Source<T> source_of(const Tensor& masks, const Tensor& boxes, int64_t height, in
           static_cast<Acc>(threshold)};
 }
 
-// Four pixels a thread, in the order of memory: one store where all four are there.
+// Eight pixels a thread, in the order of memory: one store where all of them are there, and the row's tap once.
+constexpr int kPixels = 8;
+
 template <typename T>
 __global__ void paste_kernel(Source<T> source, uint8_t* out) {
+  using Acc = Accumulator<T>;
   const int64_t total = source.count * source.height * source.width;
-  MASKRCNN_GRID_STRIDE(quarter, (total + 3) / 4) {
-    const int64_t first = 4 * quarter;
-    const int here = total - first < 4 ? static_cast<int>(total - first) : 4;
-    uint32_t four = 0;
-    uint8_t* pixel = reinterpret_cast<uint8_t*>(&four);
-    int64_t column = first % source.width;
-    int64_t row = first / source.width % source.height;
-    int64_t d = first / source.width / source.height;
+  MASKRCNN_GRID_STRIDE(group, (total + kPixels - 1) / kPixels) {
+    const int64_t start = kPixels * group;
+    const int here = total - start < kPixels ? static_cast<int>(total - start) : kPixels;
+    int64_t line = start / source.width, column = start - line * source.width;
+    int64_t d = line / source.height;
+    PasteAxis<Acc> across = source.across(d);
+    PasteTap<Acc> x, y;
+    bool in_row = paste_tap(source.down(d), line - d * source.height, source.cells, &y);
+    uint64_t all = 0;
+    uint8_t* pixel = reinterpret_cast<uint8_t*>(&all);
     for (int i = 0; i < here; ++i) {
-      pixel[i] = source.at(d, row, column) ? 1 : 0;
-      if (++column == source.width) {
+      if (column == source.width) {
         column = 0;
-        if (++row == source.height) {
-          row = 0;
-          ++d;
-        }
+        d = ++line / source.height;
+        across = source.across(d);
+        in_row = paste_tap(source.down(d), line - d * source.height, source.cells, &y);
       }
+      pixel[i] = in_row && paste_tap(across, column, source.cells, &x) && source.at(d, y, x) ? 1 : 0;
+      ++column;
     }
-    if (here == 4) {
-      *reinterpret_cast<uint32_t*>(out + first) = four;
+    if (here == kPixels) {
+      *reinterpret_cast<uint64_t*>(out + start) = all;
     } else {
-      for (int i = 0; i < here; ++i) out[first + i] = pixel[i];
+      for (int i = 0; i < here; ++i) out[start + i] = pixel[i];
     }
   }
 }
@@ -137,7 +143,7 @@ Tensor paste_masks(const Tensor& masks_tensor, const Tensor& boxes_tensor, int64
   if (pasted.numel() == 0) return pasted;
   for_floating_type(masks, "masks", [&](auto zero) {
     using T = decltype(zero);
-    launch(masks, paste_kernel<T>, blocks_for((pasted.numel() + 3) / 4), kThreads,
+    launch(masks, paste_kernel<T>, blocks_for((pasted.numel() + kPixels - 1) / kPixels), kThreads,
            source_of<T>(masks, boxes, height, width, threshold),
            reinterpret_cast<uint8_t*>(pasted.mutable_data_ptr<bool>()));
   });

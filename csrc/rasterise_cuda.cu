@@ -10,8 +10,8 @@ namespace {
 
 template <typename T>
 Polygons<T> polygons_of(const Tensor& points, const Tensor& ring_offsets, const Tensor& object_offsets) {
-  return {points.const_data_ptr<T>(),  ring_offsets.const_data_ptr<int64_t>(), object_offsets.const_data_ptr<int64_t>(),
-          points.size(0),              ring_offsets.numel() - 1,               object_offsets.numel() - 1};
+  return {points.const_data_ptr<T>(), ring_offsets.const_data_ptr<int64_t>(), object_offsets.const_data_ptr<int64_t>(),
+          points.size(0), ring_offsets.numel() - 1, object_offsets.numel() - 1};
 }
 
 // Whether crosses_edge(a, b) is true of an odd number of a ring's edges, for any ring of the object.

@@ -143,8 +143,8 @@ std::tuple<Tensor, Tensor> decompress_counts(const Tensor& text_tensor, const Te
   return {counts, int64s(text_row, runs)};
 }
 
-// Adds the runs of a bitmap (height, width) whose first pixel is (x0, y0) of a frame. Rows are compared with those above
-// them, some columns at a time, so that both are read in the order of memory and most of them at once.
+// Adds the runs of a bitmap (height, width) whose first pixel is (x0, y0) of a frame. Rows are compared with those
+// above them, some columns at a time, so that both are read in the order of memory and most of them at once.
 void encode_bitmap(const uint8_t* bitmap, int64_t height, int64_t width, int64_t x0, int64_t y0, int64_t frame_height,
                    RunWriter* runs) {
   constexpr int64_t kColumns = 64;
@@ -231,11 +231,12 @@ std::tuple<Tensor, Tensor> runs_of_counts(const Tensor& counts_tensor, const Ten
       while (place < stop) {
         const int64_t column = place / height, top = place - column * height;
         const int64_t bottom = std::min(height, top + stop - place);
-        runs.insert(runs.end(), {static_cast<int32_t>(column), static_cast<int32_t>(top), static_cast<int32_t>(bottom)});
+        for (const int64_t part : {column, top, bottom}) runs.push_back(static_cast<int32_t>(part));
         place += bottom - top;
       }
     }
-    check(place == height * width, "mask ", i, ": runs add up to ", place, " pixels, but its size has ", height * width);
+    check(place == height * width, "mask ", i, ": runs add up to ", place, " pixels, but its size has ",
+          height * width);
     offsets.push_back(static_cast<int64_t>(runs.size()) / 3);
   }
   Tensor rows = torch::stable::new_empty(counts_row, {offsets.back(), 3}, ScalarType::Int);
