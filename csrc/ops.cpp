@@ -12,4 +12,39 @@ STABLE_TORCH_LIBRARY(maskrcnn, m) {
       "int sampling_ratio, bool aligned, bool channels_last) -> Tensor");
   // groups: int64 (N,), or empty when all boxes compete -> int64 indices of the kept boxes, by falling score
   m.def("nms(Tensor boxes, Tensor scores, Tensor groups, float iou_threshold) -> Tensor");
+
+  // ---- masks: csrc/paste.h, csrc/rle_cpu.cpp, csrc/rasterise.h ----
+  // masks (D, m, m), boxes (D, 4) -> bool (D, height, width)
+  m.def("paste_masks(Tensor masks, Tensor boxes, SymInt height, SymInt width, float threshold) -> Tensor");
+  // The same as runs down the columns: all masks' run lengths, and how many each mask has, int64 (D,). CPU.
+  m.def("paste_runs(Tensor masks, Tensor boxes, SymInt height, SymInt width, float threshold) -> (Tensor, Tensor)");
+  // The same in two steps, CUDA: how many runs begin in each column, int64 (D, width), and where each begins,
+  // int64 (total,), x * height + y; stops int64 (D, width) is the running sum of the former.
+  m.def("paste_run_counts(Tensor masks, Tensor boxes, SymInt height, SymInt width, float threshold) -> Tensor");
+  m.def(
+      "paste_run_starts(Tensor masks, Tensor boxes, SymInt height, SymInt width, float threshold, Tensor stops, "
+      "SymInt total) -> Tensor");
+  // counts int64 (K,), lengths int64 (n,) of each mask -> COCO's characters uint8, how many each mask has, int64 (n,)
+  m.def("compress_counts(Tensor counts, Tensor lengths) -> (Tensor, Tensor)");
+  // text uint8 (B,), lengths int64 (n,) of each mask -> counts int64, how many each mask has, int64 (n,)
+  m.def("decompress_counts(Tensor text, Tensor lengths) -> (Tensor, Tensor)");
+  // bitmaps bool (n, h, w), corners int64 (n, 2) in a frame -> counts and lengths, as compress_counts takes them
+  m.def("encode_bitmaps(Tensor bitmaps, Tensor corners, SymInt height, SymInt width) -> (Tensor, Tensor)");
+  // counts, lengths -> runs int32 (N, 3), column, top, bottom, and offsets int64 (n + 1,)
+  m.def("runs_of_counts(Tensor counts, Tensor lengths, SymInt height, SymInt width) -> (Tensor, Tensor)");
+  // points (T, 2), ring_offsets int64 (rings + 1,), object_offsets int64 (G + 1,), index int64 (R,), boxes (R, 4)
+  // -> bool (R, size, size)
+  m.def(
+      "crop_polygons(Tensor points, Tensor ring_offsets, Tensor object_offsets, Tensor index, Tensor boxes, "
+      "SymInt size) -> Tensor");
+  // queries (R, P, 2) -> bool (R, P)
+  m.def(
+      "points_in_polygons(Tensor points, Tensor ring_offsets, Tensor object_offsets, Tensor index, Tensor queries) "
+      "-> Tensor");
+  // runs int32 (N, 3), offsets int64 (G + 1,), index int64 (R,), boxes float64 (R, 4) -> float64 (R, height, width)
+  m.def(
+      "cover_cells(Tensor runs, Tensor offsets, Tensor index, Tensor boxes, SymInt height, SymInt width) -> Tensor");
+  // points (R, P, 2) -> float32 (R, P)
+  m.def(
+      "sample_runs(Tensor runs, Tensor offsets, Tensor index, Tensor points, SymInt height, SymInt width) -> Tensor");
 }

@@ -11,4 +11,7 @@ from maskrcnn.ops.nms import nms as nms
 from maskrcnn.ops.paste import masks_to_rle as masks_to_rle
 from maskrcnn.ops.paste import paste_masks as paste_masks
 from maskrcnn.ops.polygons import crop_polygons as crop_polygons
+from maskrcnn.ops.polygons import points_in_polygons as points_in_polygons
 from maskrcnn.ops.roi_align import roi_align as roi_align
+from maskrcnn.ops.runs import cover_cells as cover_cells
+from maskrcnn.ops.runs import sample_runs as sample_runs

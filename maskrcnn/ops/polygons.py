@@ -4,6 +4,8 @@ Polygons are packed: the vertices of all rings in one (T, 2) tensor, ring k bein
 ring_offsets[k + 1]]`, and object g owning the rings `object_offsets[g]` to `object_offsets[g + 1]`. A place is inside
 an object if it is inside one of its rings, and inside a ring if a line from it to the left crosses the ring an odd
 number of times.
+
+Targets have no gradient; arguments that want one are detached.
 """
 
 from __future__ import annotations
@@ -11,7 +13,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-MEMORY_BUDGET = 256 * 2**20  # bytes of the largest temporary
+from maskrcnn.ops import reference
+from maskrcnn.ops.extension import COMPILED, devices
+
+DEVICES = devices("crop_polygons")
 
 
 def crop_polygons(
@@ -20,100 +25,88 @@ def crop_polygons(
     """Which cells of a grid over each box have their centre inside an object.
 
     Args:
-        points: float32 (T, 2), x and y of the vertices.
+        points: float32 or float64 (T, 2), x and y of the vertices.
         ring_offsets: int64 (rings + 1,), into `points`.
         object_offsets: int64 (G + 1,), into the rings.
-        index: int64 (R,), the object of each box.
-        boxes: float32 (R, 4), XYXY in the frame of `points`.
+        index: int64 (R,), the object of each box; on CUDA, where looking at it would wait for the device, a number
+            out of range gives an empty grid.
+        boxes: float32 or float64 (R, 4), XYXY in the frame of `points`.
         size: cells per side, m.
 
     Returns:
         bool (R, m, m); all False for a box that has no area or is not finite.
+
+    Raises:
+        ValueError: shape, dtype, device, a size that is not positive, an offset or an index out of range.
     """
-    num_rois = len(boxes)
-    corner, extent = boxes[:, :2], boxes[:, 2:] - boxes[:, :2]
-    valid = (extent > 0).all(dim=1) & boxes.isfinite().all(dim=1)
-    ring_roi, edge_ring, start, end = _edges_of(points, ring_offsets, object_offsets, index, valid)
-
-    # Grid coordinates: cell (i, j) covers [j, j + 1) x [i, i + 1).
-    roi = ring_roi[edge_ring]
-    scale = size / extent[roi]
-    (xa, ya), (xb, yb) = (((p - corner[roi]) * scale).unbind(1) for p in (start, end))
-
-    # An edge crosses the rows whose centre is in [min y, max y): half open, so that a vertex on a row counts once.
-    first, last = ((y - 0.5).ceil().clamp(0, size).long() for y in (torch.minimum(ya, yb), torch.maximum(ya, yb)))
-    edge, row = expand_ranges(first, last - first)
-    x = xa[edge] + (row + 0.5 - ya[edge]) * ((xb - xa) / (yb - ya))[edge]
-    column = (x - 0.5).ceil().clamp(0, size).long()  # the first centre that has the crossing on its left
-
-    counts = torch.bincount(
-        (edge_ring[edge] * size + row) * (size + 1) + column, minlength=len(ring_roi) * size * (size + 1)
-    )
-    inside_ring = counts.view(-1, size, size + 1)[..., :size].cumsum(dim=-1) % 2
-    rings = torch.zeros(num_rois, size, size, dtype=torch.int64, device=boxes.device)
-    return rings.index_add_(0, ring_roi, inside_ring) > 0
+    points, boxes = _checked(points, ring_offsets, object_offsets, index, boxes, "boxes")
+    if boxes.shape != (index.shape[0], 4):
+        raise ValueError(f"boxes: shape {tuple(boxes.shape)}; expected ({index.shape[0]}, 4), a box per index")
+    if size < 1:
+        raise ValueError(f"size: {size}; expected a positive number")
+    if boxes.device.type not in DEVICES:
+        return reference.crop_polygons(points, ring_offsets, object_offsets, index, boxes, size)
+    cells: Tensor = torch.ops.maskrcnn.crop_polygons(points, ring_offsets, object_offsets, index, boxes, size)
+    return cells
 
 
 def points_in_polygons(
-    points: Tensor,
-    ring_offsets: Tensor,
-    object_offsets: Tensor,
-    index: Tensor,
-    queries: Tensor,
-    *,
-    memory_budget: int = MEMORY_BUDGET,
+    points: Tensor, ring_offsets: Tensor, object_offsets: Tensor, index: Tensor, queries: Tensor
 ) -> Tensor:
     """Whether points lie in an object.
 
     Args:
         points, ring_offsets, object_offsets: the polygons, as in `crop_polygons`.
         index: int64 (R,), the object that row r asks about.
-        queries: float32 (R, P, 2), x and y in the frame of `points`.
-        memory_budget: bytes of the largest temporary.
+        queries: float32 or float64 (R, P, 2), x and y in the frame of `points`.
 
     Returns:
         bool (R, P).
+
+    Raises:
+        ValueError: as `crop_polygons`.
     """
-    num_rows, num_queries = queries.shape[:2]
-    every = torch.ones(num_rows, dtype=torch.bool, device=queries.device)
-    ring_row, edge_ring, start, end = _edges_of(points, ring_offsets, object_offsets, index, every)
-    crossings = torch.zeros(len(ring_row), num_queries, dtype=torch.int32, device=queries.device)
-    step = max(1, memory_budget // (16 * max(num_queries, 1)))
-    for ring, a, b in zip(*(torch.split(t, step) for t in (edge_ring, start, end)), strict=True):
-        (xa, ya), (xb, yb) = (p[:, :, None].unbind(1) for p in (a, b))
-        x, y = queries[ring_row[ring]].unbind(-1)
-        crosses = ((ya <= y) != (yb <= y)) & (xa + (y - ya) * ((xb - xa) / (yb - ya)) <= x)
-        crossings.index_add_(0, ring, crosses.int())
-    rings = torch.zeros(num_rows, num_queries, dtype=torch.int32, device=queries.device)
-    return rings.index_add_(0, ring_row, crossings % 2) > 0
+    points, queries = _checked(points, ring_offsets, object_offsets, index, queries, "queries")
+    if queries.ndim != 3 or queries.shape[0] != index.shape[0] or queries.shape[2] != 2:
+        raise ValueError(f"queries: shape {tuple(queries.shape)}; expected ({index.shape[0]}, P, 2), a row per index")
+    if queries.device.type not in DEVICES:
+        return reference.points_in_polygons(points, ring_offsets, object_offsets, index, queries)
+    inside: Tensor = torch.ops.maskrcnn.points_in_polygons(points, ring_offsets, object_offsets, index, queries)
+    return inside
 
 
-def expand_ranges(starts: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
-    """range(starts[i], starts[i] + counts[i]) for every i, concatenated.
+def _checked(
+    points: Tensor, ring_offsets: Tensor, object_offsets: Tensor, index: Tensor, places: Tensor, name: str
+) -> tuple[Tensor, Tensor]:
+    """Points and places without a gradient, in the wider of their dtypes."""
+    if points.ndim != 2 or points.shape[1] != 2:
+        raise ValueError(f"points: shape {tuple(points.shape)}; expected (T, 2)")
+    for argument, lists in (("ring_offsets", ring_offsets), ("object_offsets", object_offsets), ("index", index)):
+        if lists.ndim != 1 or lists.dtype != torch.int64:
+            raise ValueError(f"{argument}: {lists.dtype} of shape {tuple(lists.shape)}; expected int64, one dimension")
+        if lists.device != points.device:
+            raise ValueError(f"{argument}: on {lists.device}, but points are on {points.device}")
+    for argument, coordinates in (("points", points), (name, places)):
+        if coordinates.dtype not in (torch.float32, torch.float64):
+            raise ValueError(f"{argument}: {coordinates.dtype}; expected float32 or float64")
+    if places.device != points.device:
+        raise ValueError(f"{name}: on {places.device}, but points are on {points.device}")
+    dtype = torch.promote_types(points.dtype, places.dtype)
+    return points.detach().to(dtype), places.detach().to(dtype)
 
-    Args:
-        starts, counts: int64 (N,).
 
-    Returns:
-        the i of each element and the element, int64 (counts.sum(),) each.
-    """
-    owner = torch.repeat_interleave(counts)
-    before = counts.cumsum(0) - counts
-    return owner, torch.arange(len(owner), device=counts.device) + (starts - before)[owner]
+def _fake_crop(
+    points: Tensor, ring_offsets: Tensor, object_offsets: Tensor, index: Tensor, boxes: Tensor, size: int
+) -> Tensor:
+    return boxes.new_empty(index.shape[0], size, size, dtype=torch.bool)
 
 
-def _edges_of(
-    points: Tensor, ring_offsets: Tensor, object_offsets: Tensor, index: Tensor, wanted: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The edges of the object of each wanted row, one after the other.
+def _fake_points(
+    points: Tensor, ring_offsets: Tensor, object_offsets: Tensor, index: Tensor, queries: Tensor
+) -> Tensor:
+    return queries.new_empty(queries.shape[:2], dtype=torch.bool)
 
-    Returns:
-        ring_row (K,), the row of each of the K rings met; edge_ring (E,), 0..K-1; start and end (E, 2) of each edge.
-    """
-    first_ring = object_offsets[index]
-    ring_row, ring = expand_ranges(first_ring, (object_offsets[index + 1] - first_ring) * wanted)
-    first_vertex, num_vertices = ring_offsets[ring], (ring_offsets[1:] - ring_offsets[:-1])[ring]
-    edge_ring, vertex = expand_ranges(first_vertex, num_vertices)
-    following = vertex + 1
-    following -= (following == ring_offsets[ring + 1][edge_ring]) * num_vertices[edge_ring]  # the ring closes
-    return ring_row, edge_ring, points[vertex], points[following]
+
+if COMPILED:  # an operator that does not exist takes no fake
+    torch.library.register_fake("maskrcnn::crop_polygons", _fake_crop)
+    torch.library.register_fake("maskrcnn::points_in_polygons", _fake_points)

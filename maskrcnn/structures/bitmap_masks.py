@@ -10,9 +10,9 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from maskrcnn.ops.polygons import expand_ranges
+from maskrcnn.ops.ranges import expand_ranges
 from maskrcnn.ops.rle import Ints, compress_counts, encode_windows
-from maskrcnn.ops.runs import cover_cells, sample_runs
+from maskrcnn.ops.runs import cover_cells, runs_of_counts, sample_runs
 from maskrcnn.structures.rle import RLE, decode_counts
 
 COVERED = 0.5 - 1e-6  # at least half of a cell, and a half is one whatever the rounding
@@ -58,22 +58,8 @@ class BitmapMasks:
 
     @classmethod
     def _from_counts(cls, counts: Ints, lengths: Ints, size: tuple[int, int]) -> BitmapMasks:
-        height, width = size
-        # Every mask's runs add up to height * width, so that the sums number the pixels of all masks in a row.
-        stops = torch.from_numpy(counts.cumsum())
-        ones = (np.arange(len(counts)) - np.repeat(lengths.cumsum() - lengths, lengths)) % 2 == 1
-        chosen = torch.from_numpy(ones & (counts > 0))
-        stop, start = stops[chosen], (stops - torch.from_numpy(counts))[chosen]
-        first, last = start // max(height, 1), (stop - 1) // max(height, 1)
-        run, column = expand_ranges(first, last - first + 1)  # a run that goes on in the next column is cut there
-        top = (start[run] - column * height).clamp(min=0)
-        bottom = (stop[run] - column * height).clamp(max=height)
-        num_runs = torch.bincount(column // max(width, 1), minlength=len(lengths))
-        return cls(
-            runs=torch.stack([column % max(width, 1), top, bottom], dim=1).int(),
-            offsets=torch.cat([num_runs.new_zeros(1), num_runs.cumsum(0)]),
-            source_size=size,
-        )
+        runs, offsets = runs_of_counts(counts, lengths, size)
+        return cls(runs=runs, offsets=offsets, source_size=size)
 
     def __len__(self) -> int:
         return len(self.offsets) - 1

@@ -12,7 +12,8 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from maskrcnn.ops.polygons import crop_polygons, expand_ranges, points_in_polygons
+from maskrcnn.ops.polygons import crop_polygons, points_in_polygons
+from maskrcnn.ops.ranges import expand_ranges
 from maskrcnn.structures.rle import RLE
 
 

@@ -2,7 +2,11 @@ import numpy as np
 import pycocotools.mask
 import pytest
 import torch
+from ops.implementations import with_threads
 
+from maskrcnn.ops import reference
+from maskrcnn.ops import rle as rle_module
+from maskrcnn.ops.extension import COMPILED
 from maskrcnn.ops.rle import compress_counts, decompress_counts, encode_windows
 
 SIZE = (23, 31)
@@ -27,6 +31,14 @@ def pycocotools_text(bitmap):
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True, params=["compiled", "reference"])
+def _implementation(request, monkeypatch):
+    if request.param == "reference":
+        monkeypatch.setattr(rle_module, "DEVICES", frozenset())
+    elif not COMPILED:
+        pytest.skip("the operators are not compiled")
 
 
 def test_text_by_hand():
@@ -57,6 +69,15 @@ def test_windows_within_an_image():
     assert [t.encode() for t in texts] == [pycocotools_text(f) for f in frames]
 
 
+def test_windows_beyond_the_image_are_an_error():
+    columns = torch.ones(2, 5, 4, dtype=torch.bool)
+    for wrong in ([1, 0], [0, 1], [-1, 0]):
+        with pytest.raises(ValueError, match="^corners: row 1 is "):
+            encode_windows(columns, torch.tensor([[0, 0], wrong]), (4, 5))
+    counts, lengths = encode_windows(columns, torch.zeros(2, 2, dtype=torch.int64), (4, 5))
+    assert counts.tolist() == [0, 20, 0, 20] and lengths.tolist() == [2, 2]
+
+
 def test_large_numbers():
     counts = np.array([0, 2**31 - 1, 1, 2**40, 7, 0, 123456789])
     text = compress_counts(counts, np.array([3, 4]))
@@ -79,3 +100,58 @@ def test_nothing():
 def test_text_that_is_no_rle_names_the_mask(text):
     with pytest.raises(ValueError, match="mask 1: .*is not COCO's compressed RLE"):
         decompress_counts([b"5X1", text, b"5"])
+
+
+def test_any_bytes_have_the_same_answer():
+    """Numbers of more than 64 bits and all other nonsense too."""
+    generator = np.random.default_rng(0)
+    accepted = 0
+    for length in range(200):
+        low, high = ((48, 112), (40, 120))[length % 10 == 9]
+        text = [generator.integers(low, high, length % 23, dtype=np.uint8).tobytes() for _ in range(3)]
+        try:
+            expected = reference.decompress_counts(text)
+        except ValueError:
+            with pytest.raises(ValueError, match="^mask "):
+                decompress_counts(text)
+            continue
+        accepted += 1
+        for ours, theirs in zip(decompress_counts(text), expected, strict=True):
+            assert np.array_equal(ours, theirs)
+        assert compress_counts(*expected) == reference.compress_counts(*expected)
+    assert 20 < accepted < 180
+
+
+def test_extreme_numbers():
+    extremes = np.array([2**63 - 1, -(2**63), 0, -1, 5, 2**62, -(2**62)])
+    text = compress_counts(extremes, np.array([7]))
+    assert text == reference.compress_counts(extremes, np.array([7]))
+    assert decompress_counts([text[0].encode()])[0].tolist() == extremes.tolist()
+
+
+def test_the_number_of_threads_changes_nothing():
+    counts = np.random.default_rng(0).integers(0, 5000, 4000)
+    lengths = np.full(100, 40)
+    first, *others = with_threads(lambda: compress_counts(counts, lengths))
+    assert all(first == other for other in others)
+    for back, _ in with_threads(lambda: decompress_counts([text.encode() for text in first])):
+        assert np.array_equal(back, counts)
+
+
+@pytest.mark.skipif(not COMPILED, reason="the operators are not compiled")
+def test_lists_that_do_not_fit_are_an_error():
+    compress, decompress = torch.ops.maskrcnn.compress_counts, torch.ops.maskrcnn.decompress_counts
+    counts, text = torch.tensor([1, 2, 3]), torch.tensor([50, 51, 52], dtype=torch.uint8)
+    for lengths in ([2], [2, 2], [-1, 4], [2**62, 2**62]):
+        with pytest.raises(ValueError, match="^lengths: "):
+            compress(counts, torch.tensor(lengths))
+        with pytest.raises(ValueError, match="^lengths: "):
+            decompress(text, torch.tensor(lengths))
+    with pytest.raises(ValueError, match="^counts: "):
+        compress(counts.float(), torch.tensor([3]))
+    with pytest.raises(ValueError, match="^text: "):
+        decompress(text[None], torch.tensor([3]))
+    torch.library.opcheck(compress.default, (counts, torch.tensor([3])))
+    torch.library.opcheck(decompress.default, (text, torch.tensor([1, 2])))
+    corners = torch.zeros(2, 2, dtype=torch.int64)
+    torch.library.opcheck(torch.ops.maskrcnn.encode_bitmaps.default, (torch.ones(2, 3, 4) > 0, corners, 5, 6))
