@@ -67,7 +67,7 @@ class _Conv2d(torch.autograd.Function):
         x_grad = weight_grad = None
         if needs_x:
             size, (stride, padding) = x.shape, (ctx.stride, ctx.padding)
-            x_grad = conv2d_input(size, weight, grad, stride, padding)
+            x_grad = conv2d_input(size, weight, grad, stride, padding)  # type: ignore[no-untyped-call]
         if needs_weight:
             weight_grad = weight_gradient(x, grad, (weight.shape[2], weight.shape[3]), ctx.stride, ctx.padding)
         return x_grad, weight_grad, grad.sum(dim=(0, 2, 3)) if needs_bias else None, None, None
