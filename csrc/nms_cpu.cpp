@@ -7,6 +7,7 @@
 #include <tuple>
 #include <vector>
 
+#include "box_columns.h"
 #include "cpu.h"
 #include "nms.h"
 #include "radix_sort.h"
@@ -16,37 +17,6 @@ namespace {
 
 constexpr int64_t kLanes = 32;   // kept boxes that are compared before looking at the answer
 constexpr int64_t kBlock = 256;  // candidates between two merges of the kept boxes
-
-// Boxes, one array per coordinate.
-template <typename T>
-struct Columns {
-  T *x1, *y1, *x2, *y2, *area;
-
-  Columns operator+(int64_t n) const { return {x1 + n, y1 + n, x2 + n, y2 + n, area + n}; }
-  Corners<T> get(int64_t k) const { return {x1[k], y1[k], x2[k], y2[k], area[k]}; }
-  void set(int64_t k, const Corners<T>& box) const {
-    x1[k] = box.x1;
-    y1[k] = box.y1;
-    x2[k] = box.x2;
-    y2[k] = box.y2;
-    area[k] = box.area;
-  }
-};
-
-// Room for boxes; where none is set, one that overlaps nothing.
-template <typename T>
-struct Storage {
-  explicit Storage(int64_t size) : numbers(5 * size, T(0)), size(size) {
-    std::fill_n(numbers.begin(), size, std::numeric_limits<T>::infinity());  // x1
-  }
-  Columns<T> columns() {
-    T* n = numbers.data();
-    return {n, n + size, n + 2 * size, n + 3 * size, n + 4 * size};
-  }
-
-  std::vector<T> numbers;
-  int64_t size;
-};
 
 // Whether one of the kept boxes [first, last) suppresses this one. May look at up to kLanes - 1 boxes after `last`.
 template <typename T>
@@ -85,23 +55,28 @@ struct Group {
   int64_t max_keep;
 };
 
-// Marks those of members [begin, end) that none of the `sorted` kept boxes suppresses.
+// Marks those of members [begin, end) that none of the `sorted` kept boxes suppresses. `fences` holds the left side of
+// every kLanes-th of them: counting those is faster than a binary search, whose branches nothing can predict.
 template <typename T>
 struct CompareWithSorted {
-  static MASKRCNN_INLINE void run(const Group<T>* group, int64_t sorted, int64_t begin, int64_t end) {
+  static MASKRCNN_INLINE void run(const Group<T>* group, const T* fences, int64_t sorted, int64_t begin, int64_t end) {
     // IoU > t means that the shared width is more than t times the wider width, so that
     // x1 - width (1 - t) / t < kept x1 < x1 + width (1 - t). The slack covers what rounding does to an IoU, except in
     // products so small that they lose digits.
     const T t = group->threshold * T(1 - 1e-4);
     const T smallest = std::numeric_limits<T>::min() / std::numeric_limits<T>::epsilon();
-    const T* x1 = group->kept.x1;
     for (int64_t k = begin; k < end; ++k) {
       const Corners<T> box = corners_of(group->boxes + 4 * group->members[k]);
       int64_t first = 0, last = sorted;
       if (t > T(1e-3) && box.area > smallest) {
-        const T width = box.x2 - box.x1;
-        first = std::lower_bound(x1, x1 + sorted, box.x1 - width * ((T(1) - t) / t)) - x1;
-        last = std::upper_bound(x1 + first, x1 + sorted, box.x1 + width * (T(1) - t)) - x1;
+        const T width = box.x2 - box.x1, low = box.x1 - width * ((T(1) - t) / t), high = box.x1 + width * (T(1) - t);
+        int32_t below = 0, not_above = 0;
+        for (int64_t j = 0; j < (sorted + kLanes - 1) / kLanes; ++j) {
+          below += fences[j] < low ? 1 : 0;
+          not_above += fences[j] <= high ? 1 : 0;
+        }
+        first = kLanes * std::max(below - 1, 0);
+        last = kLanes * not_above;
       }
       group->keep[group->members[k]] =
           !can_overlap(box) || !is_suppressed(group->kept, first, last, box, group->threshold);
@@ -147,22 +122,20 @@ void merge(const Columns<T>& kept, int64_t sorted, int64_t added) {
 
 template <typename T>
 void suppress(const Group<T>& group) {
+  std::vector<T> fences;
   int64_t sorted = 0, kept = 0;
   for (int64_t begin = 0; begin < group.size && kept < group.max_keep; begin += kBlock) {
     const int64_t end = std::min(begin + kBlock, group.size);
     torch::stable::parallel_for(begin, end, kBlock / 8, [&](int64_t from, int64_t to) {
-      dispatch<CompareWithSorted<T>>(&group, sorted, from, to);
+      dispatch<CompareWithSorted<T>>(&group, static_cast<const T*>(fences.data()), sorted, from, to);
     });
     const int64_t added = dispatch<CompareWithEachOther<T>>(&group, sorted, begin, end, &kept);
-    if (end < group.size) merge(group.kept, sorted, added);
+    if (end == group.size) return;
+    merge(group.kept, sorted, added);
     sorted += added;
+    fences.clear();
+    for (int64_t k = 0; k < sorted; k += kLanes) fences.push_back(group.kept.x1[k]);
   }
-}
-
-// Ascending where scores fall. Minus zero equals zero, and the earlier of the two comes first.
-template <typename S>
-uint64_t falling(S score) {
-  return ~ordered_bits(static_cast<double>(score) + 0.0);
 }
 
 // What takes part of one image's boxes, in two orders.
@@ -177,7 +150,7 @@ struct Order {
     std::vector<Keyed> rows;
     rows.reserve(count);
     for (int64_t i = 0; i < count; ++i) {
-      if (takes_part(boxes + 4 * i, scores[i])) rows.push_back({falling(scores[i]), i});
+      if (takes_part(boxes + 4 * i, scores[i])) rows.push_back({falling_bits(scores[i]), i});
     }
     radix_sort(rows);
     for (const Keyed& row : rows) by_score.push_back(row.value);

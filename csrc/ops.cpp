@@ -18,4 +18,9 @@ STABLE_TORCH_LIBRARY(maskrcnn, m) {
   m.def(
       "padded_nms(Tensor boxes, Tensor scores, Tensor groups, float iou_threshold, SymInt max_keep) "
       "-> (Tensor, Tensor)");
+  // boxes (N, 4), scores (N,) of their dtype, groups int64 (N,) -> int64 indices of the kept boxes, by falling new
+  // score, and those scores
+  m.def(
+      "soft_nms(Tensor boxes, Tensor scores, Tensor groups, float iou_threshold, bool gaussian, float sigma, "
+      "float min_score) -> (Tensor, Tensor)");
 }

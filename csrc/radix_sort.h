@@ -22,6 +22,9 @@ inline uint64_t ordered_bits(double number) {
   return bits >> 63 ? ~bits : bits | uint64_t(1) << 63;
 }
 
+// In the opposite order. Minus zero equals zero.
+inline uint64_t falling_bits(double number) { return ~ordered_bits(number + 0.0); }
+
 inline void radix_sort(std::vector<Keyed>& rows) {
   std::array<std::array<size_t, 256>, 8> counts{};
   for (const Keyed& row : rows) {

@@ -8,7 +8,9 @@ from maskrcnn.ops.boxes import pairwise_ioa as pairwise_ioa
 from maskrcnn.ops.boxes import pairwise_iou as pairwise_iou
 from maskrcnn.ops.nms import batched_nms as batched_nms
 from maskrcnn.ops.nms import nms as nms
+from maskrcnn.ops.nms import padded_nms as padded_nms
 from maskrcnn.ops.paste import masks_to_rle as masks_to_rle
 from maskrcnn.ops.paste import paste_masks as paste_masks
 from maskrcnn.ops.polygons import crop_polygons as crop_polygons
 from maskrcnn.ops.roi_align import roi_align as roi_align
+from maskrcnn.ops.soft_nms import soft_nms as soft_nms

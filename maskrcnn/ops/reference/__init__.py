@@ -6,4 +6,6 @@ of the file of its name in `maskrcnn.ops` and `csrc`.
 
 from maskrcnn.ops.reference.nms import batched_nms as batched_nms
 from maskrcnn.ops.reference.nms import nms as nms
+from maskrcnn.ops.reference.nms import padded_nms as padded_nms
 from maskrcnn.ops.reference.roi_align import roi_align as roi_align
+from maskrcnn.ops.reference.soft_nms import soft_nms as soft_nms
