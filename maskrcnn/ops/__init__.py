@@ -1,9 +1,11 @@
 """Stateless tensor functions: boxes, non-maximum suppression, RoIAlign, pasted masks, cropped polygons."""
 
 from maskrcnn.ops.boxes import area as area
+from maskrcnn.ops.boxes import clip_batch as clip_batch
 from maskrcnn.ops.boxes import clip_boxes as clip_boxes
 from maskrcnn.ops.boxes import decode_boxes as decode_boxes
 from maskrcnn.ops.boxes import encode_boxes as encode_boxes
+from maskrcnn.ops.boxes import paired_iou as paired_iou
 from maskrcnn.ops.boxes import pairwise_ioa as pairwise_ioa
 from maskrcnn.ops.boxes import pairwise_iou as pairwise_iou
 from maskrcnn.ops.nms import batched_nms as batched_nms

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -21,6 +22,12 @@ def clip_boxes(boxes: Tensor, size: tuple[int, int]) -> Tensor:
     height, width = size
     x1, y1, x2, y2 = boxes.unbind(-1)
     return torch.stack((x1.clamp(0, width), y1.clamp(0, height), x2.clamp(0, width), y2.clamp(0, height)), dim=-1)
+
+
+def clip_batch(boxes: Tensor, sizes: Sequence[tuple[int, int]]) -> Tensor:
+    """`clip_boxes` of boxes (N, P, 4), those of each image by its own one of N sizes."""
+    limits = torch.tensor([(w, h, w, h) for h, w in sizes], dtype=boxes.dtype).reshape(-1, 1, 4)
+    return boxes.clamp(min=0).clamp(max=limits.to(boxes.device, non_blocking=True))
 
 
 def _intersection(a: Tensor, b: Tensor) -> Tensor:

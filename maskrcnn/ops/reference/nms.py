@@ -44,7 +44,7 @@ def padded_nms(
 ) -> tuple[Tensor, Tensor]:
     """Greedy non-maximum suppression of each image of a batch; arguments and result as in `ops.padded_nms`."""
     images, count = scores.shape
-    values, group = groups.unique(return_inverse=True)
+    values, group = torch.unique(groups, return_inverse=True)
     image = torch.arange(images, device=boxes.device)
     kept = batched_nms(
         boxes.flatten(0, 1), scores.flatten(), (image[:, None] * len(values) + group).flatten(), iou_threshold

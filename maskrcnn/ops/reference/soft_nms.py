@@ -17,7 +17,7 @@ def soft_nms(
     largest group has boxes.
     """
     count = len(boxes)
-    values, group = groups.unique(return_inverse=True)
+    values, group = torch.unique(groups, return_inverse=True)
     takes_part = boxes.isfinite().all(dim=1) & scores.isfinite()
     current = torch.where(takes_part, scores, -1)
     final = torch.full_like(scores, -1)
