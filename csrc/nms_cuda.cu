@@ -13,7 +13,7 @@ namespace maskrcnn {
 namespace {
 
 constexpr int kWord = 64;        // bits
-constexpr int64_t kRows = 2048;  // candidates of an image whose bits are held at a time: memory grows linearly with them
+constexpr int64_t kRows = 2048;  // candidates of an image whose bits are held at a time, or memory would grow squared
 
 // `images` times `count` candidates, sorted within each image.
 template <typename T>
@@ -137,8 +137,8 @@ __global__ void decide(Candidates<T> c, Progress progress, int64_t start, int64_
 
 // Fills `kept` (images, max_keep), which holds -1, and `counts` (images,), which holds 0.
 template <typename T, typename S>
-void suppress(const Tensor& boxes_any, const Tensor& scores_any, const std::optional<Tensor>& groups_any, int64_t images,
-              int64_t count, double threshold, int64_t max_keep, Tensor& kept, Tensor& counts) {
+void suppress(const Tensor& boxes_any, const Tensor& scores_any, const std::optional<Tensor>& groups_any,
+              int64_t images, int64_t count, double threshold, int64_t max_keep, Tensor& kept, Tensor& counts) {
   const int64_t total = images * count;
   if (total == 0 || max_keep == 0) return;
   const Tensor boxes = torch::stable::contiguous(boxes_any), scores = torch::stable::contiguous(scores_any);

@@ -1,4 +1,4 @@
-// Soft-NMS on CUDA: boxes lie sorted by group, a block takes a group, and each of its threads takes every so many boxes.
+// Soft-NMS on CUDA: boxes lie sorted by group, a block takes a group, and each of its threads some of the boxes.
 #include <torch/csrc/stable/library.h>
 
 #include <tuple>
