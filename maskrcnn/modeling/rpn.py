@@ -12,8 +12,8 @@ from maskrcnn.conventions import OURS, Conventions
 from maskrcnn.modeling.anchors import AnchorGrid
 from maskrcnn.modeling.layers import ConvReLU, FeatureSpec, init_normal, pick_levels
 from maskrcnn.modeling.matching import POSITIVE, BoxCoder, Matcher, Sampler
-from maskrcnn.ops.boxes import clip_boxes, pairwise_iou
-from maskrcnn.ops.nms import batched_nms
+from maskrcnn.ops.boxes import clip_batch, pairwise_iou
+from maskrcnn.ops.nms import padded_nms
 from maskrcnn.registry import PROPOSALS
 from maskrcnn.structures import ImageBatch, Instances, Proposals
 
@@ -151,14 +151,16 @@ class RPN(nn.Module):
             boxes.append(self.coder.decode(chosen, level_anchors[index]))
             levels.append(torch.full_like(index[0], level))
         all_logits, all_boxes, all_levels = torch.cat(best_logits, 1), torch.cat(boxes, 1), torch.cat(levels)
-        proposals = []
-        for image_logits, image_boxes, size in zip(all_logits, all_boxes, images.sizes, strict=True):
-            clipped = clip_boxes(image_boxes, size)
-            with torch.no_grad():
-                sides = clipped[:, 2:] - clipped[:, :2]
-                large = (sides > self.conventions.min_proposal_size).all(dim=1) & image_logits.isfinite()
-                kept = large.nonzero()[:, 0]
-                scores = image_logits[kept]
-                kept = kept[batched_nms(clipped[kept], scores, all_levels[kept], self.nms_thresh)[:post_nms]]
-            proposals.append(Proposals(boxes=clipped[kept], scores=image_logits[kept].sigmoid(), size=size))
-        return proposals
+        all_boxes = clip_batch(all_boxes, images.sizes)
+        with torch.no_grad():
+            sides = all_boxes[..., 2:] - all_boxes[..., :2]
+            large = (sides > self.conventions.min_proposal_size).all(dim=2) & all_logits.isfinite()
+            scores = all_logits.where(large, torch.nan)  # which suppression leaves out
+            most = min(post_nms, scores.shape[1])
+            kept, counts = padded_nms(all_boxes, scores, all_levels, self.nms_thresh, most)
+            kept = kept.clamp(min=0)
+        best_boxes, best = all_boxes.gather(1, kept[..., None].expand(-1, -1, 4)), all_logits.gather(1, kept).sigmoid()
+        return [
+            Proposals(boxes=boxes[:count], scores=scores[:count], size=size)
+            for boxes, scores, count, size in zip(best_boxes, best, counts.tolist(), images.sizes, strict=True)
+        ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -23,20 +24,31 @@ def clip_boxes(boxes: Tensor, size: tuple[int, int]) -> Tensor:
     return torch.stack((x1.clamp(0, width), y1.clamp(0, height), x2.clamp(0, width), y2.clamp(0, height)), dim=-1)
 
 
+def clip_batch(boxes: Tensor, sizes: Sequence[tuple[int, int]]) -> Tensor:
+    """`clip_boxes` of boxes (N, P, 4), those of each image by its own one of N sizes."""
+    limits = torch.tensor([(w, h, w, h) for h, w in sizes], dtype=boxes.dtype).reshape(-1, 1, 4)
+    return boxes.clamp(min=0).clamp(max=limits.to(boxes.device, non_blocking=True))
+
+
 def _intersection(a: Tensor, b: Tensor) -> Tensor:
-    """Areas (N, M) that boxes (N, 4) and (M, 4) share. By coordinate: an (N, M, 2) tensor would cost twice the time."""
-    ax1, ay1, ax2, ay2 = a[:, None].unbind(-1)
+    """Areas (...) that boxes (..., 4) share. By coordinate: an (..., 2) tensor would cost twice the time."""
+    ax1, ay1, ax2, ay2 = a.unbind(-1)
     bx1, by1, bx2, by2 = b.unbind(-1)
     width = (torch.minimum(ax2, bx2) - torch.maximum(ax1, bx1)).clamp(min=0)
     height = (torch.minimum(ay2, by2) - torch.maximum(ay1, by1)).clamp(min=0)
     return width * height
 
 
+def paired_iou(a: Tensor, b: Tensor) -> Tensor:
+    """Intersection over union (...) of boxes (..., 4), broadcast; zero where neither has an area."""
+    shared = _intersection(a, b)
+    union = area(a) + area(b) - shared
+    return torch.where(union > 0, shared / union, 0.0)
+
+
 def pairwise_iou(a: Tensor, b: Tensor) -> Tensor:
     """Intersection over union (N, M) of boxes (N, 4) and (M, 4); zero where neither has an area."""
-    shared = _intersection(a, b)
-    union = area(a)[:, None] + area(b) - shared
-    return torch.where(union > 0, shared / union, 0.0)
+    return paired_iou(a[:, None], b)
 
 
 def pairwise_ioa(a: Tensor, b: Tensor) -> Tensor:
@@ -45,7 +57,7 @@ def pairwise_ioa(a: Tensor, b: Tensor) -> Tensor:
     For crowd regions: how much of `a` a region `b` covers, however large the region is.
     """
     areas = area(a)[:, None]
-    return torch.where(areas > 0, _intersection(a, b) / areas, 0.0)
+    return torch.where(areas > 0, _intersection(a[:, None], b) / areas, 0.0)
 
 
 def _centre_and_size(boxes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -59,29 +59,69 @@ def test_the_loss_is_the_mean_over_all_sampled_anchors():
     assert losses["loss_rpn_box"].item() == pytest.approx(regression / count, rel=1e-4)
 
 
-def test_proposals_equal_a_plain_loop():
-    rpn = make_rpn(pre_nms_topk_test=20, post_nms_topk_test=15)
+def propose_plainly(rpn, features, images, pre_nms, post_nms):
+    """Image by image and level by level, with torchvision's suppression: boxes and scores of each image."""
+    logits, deltas = rpn(features)
+    proposals = []
+    for image, (height, width) in enumerate(images.sizes):
+        boxes, scores = [], []
+        for level, anchors in enumerate(rpn.anchors_of(features, images)):
+            order = logits[level][image].argsort(descending=True)[:pre_nms]
+            decoded = rpn.coder.decode(deltas[level][image, order], anchors[order])
+            x1, y1, x2, y2 = decoded.unbind(dim=1)
+            decoded = torch.stack(
+                [x1.clamp(0, width), y1.clamp(0, height), x2.clamp(0, width), y2.clamp(0, height)], dim=1
+            )
+            level_scores = logits[level][image, order].sigmoid()
+            keep = ((decoded[:, 2:] - decoded[:, :2]) > 0).all(1) & level_scores.isfinite()
+            decoded, level_scores = decoded[keep], level_scores[keep]
+            keep = nms(decoded, level_scores, rpn.nms_thresh)
+            boxes.append(decoded[keep])
+            scores.append(level_scores[keep])
+        best = torch.cat(scores).argsort(descending=True)[:post_nms]
+        proposals.append((torch.cat(boxes)[best], torch.cat(scores)[best]))
+    return proposals
+
+
+@pytest.mark.parametrize("post_nms", [15, 500], ids=["more than asked for", "fewer than asked for"])
+def test_proposals_equal_a_plain_loop(post_nms):
+    """Of images of different sizes; one has features that are not finite."""
+    rpn = make_rpn(pre_nms_topk_test=20, post_nms_topk_test=post_nms, detach=False)
     for layer in (rpn.objectness, rpn.deltas):
         torch.nn.init.normal_(layer.weight, std=0.3)
-    features, images = make_inputs(1)
-    got = rpn.inference(features, images)[0]
+    features, images = make_inputs(3)
+    images = ImageBatch(images.tensor, [SIZE, (20, 48), (32, 25)])
+    features["p3"][2, :, 1, 2] = math.nan
 
-    boxes, scores = [], []
-    for logits, deltas, anchors in zip(*rpn(features), rpn.anchors_of(features, images), strict=True):
-        order = logits[0].argsort(descending=True)[:20]
-        decoded = rpn.coder.decode(deltas[0, order], anchors[order])
-        decoded[:, 0::2] = decoded[:, 0::2].clamp(0, SIZE[1])
-        decoded[:, 1::2] = decoded[:, 1::2].clamp(0, SIZE[0])
-        level_scores = logits[0, order].sigmoid()
-        keep = ((decoded[:, 2:] - decoded[:, :2]) > 0).all(1)
-        decoded, level_scores = decoded[keep], level_scores[keep]
-        keep = nms(decoded, level_scores, 0.7)
-        boxes.append(decoded[keep])
-        scores.append(level_scores[keep])
-    best = torch.cat(scores).argsort(descending=True)[:15]
-    torch.testing.assert_close(got.scores, torch.cat(scores)[best])
-    torch.testing.assert_close(got.boxes, torch.cat(boxes)[best])
-    assert len(got) == 15 and not got.boxes.requires_grad
+    got = rpn.inference(features, images)
+    expected = propose_plainly(rpn, features, images, 20, post_nms)
+    counts = [len(boxes) for boxes, _ in expected]
+    assert [len(p) for p in got] == counts and [p.size for p in got] == images.sizes
+    assert counts == [15] * 3 if post_nms == 15 else len(set(counts)) > 1
+    for ours, (boxes, scores) in zip(got, expected, strict=True):
+        torch.testing.assert_close(ours.boxes, boxes)
+        torch.testing.assert_close(ours.scores, scores)
+
+
+@pytest.mark.parametrize("detach", [True, False])
+def test_gradients_of_the_proposals_are_those_of_a_plain_loop(detach):
+    rpn = make_rpn(pre_nms_topk_test=20, post_nms_topk_test=15, detach=detach)
+    for layer in (rpn.objectness, rpn.deltas):
+        torch.nn.init.normal_(layer.weight, std=0.1)
+    features, images = make_inputs(2)
+    images = ImageBatch(images.tensor, [SIZE, (20, 40)])
+    got = [(p.boxes, p.scores) for p in rpn.inference(features, images)]
+    assert all(t.requires_grad != detach for pair in got for t in pair)
+    if detach:
+        return
+
+    def gradients(pairs):
+        loss = sum((k + 1) * (boxes.square().sum() + scores.sum()) for k, (boxes, scores) in enumerate(pairs))
+        return torch.autograd.grad(loss, [*rpn.parameters()])
+
+    expected = gradients(propose_plainly(rpn, features, images, 20, 15))
+    for ours, other in zip(gradients(got), expected, strict=True):
+        torch.testing.assert_close(ours, other, rtol=1e-4, atol=1e-3)
 
 
 def test_images_without_objects_reach_every_parameter():

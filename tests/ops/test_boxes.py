@@ -3,7 +3,16 @@ import math
 import pytest
 import torch
 
-from maskrcnn.ops import area, clip_boxes, decode_boxes, encode_boxes, pairwise_ioa, pairwise_iou
+from maskrcnn.ops import (
+    area,
+    clip_batch,
+    clip_boxes,
+    decode_boxes,
+    encode_boxes,
+    paired_iou,
+    pairwise_ioa,
+    pairwise_iou,
+)
 
 
 def random_boxes(count, generator, extent=100.0):
@@ -47,6 +56,18 @@ def test_clip_by_hand():
     torch.testing.assert_close(clip_boxes(boxes, (20, 10)), expected)
     torch.testing.assert_close(clip_boxes(boxes[:, None], (20, 10)), expected[:, None])
     assert clip_boxes(boxes[:0], (20, 10)).shape == (0, 4)
+
+
+def test_each_image_clips_its_own_boxes():
+    boxes, sizes = torch.rand(2, 5, 4) * 60 - 20, [(20, 10), (9, 30)]
+    expected = torch.stack([clip_boxes(b, size) for b, size in zip(boxes, sizes, strict=True)])
+    assert torch.equal(clip_batch(boxes, sizes), expected)
+    assert clip_batch(boxes[:0], []).shape == (0, 5, 4)
+
+
+def test_paired_overlaps_are_the_diagonal():
+    a, b = (random_boxes(7, torch.Generator().manual_seed(seed)) for seed in (0, 1))
+    torch.testing.assert_close(paired_iou(a, b), pairwise_iou(a, b).diagonal())
 
 
 def test_deltas_by_hand():

@@ -69,18 +69,22 @@ class RoIHeads(nn.Module):
 
     def select(self, candidates: list[Candidates]) -> list[Detections]:
         """Threshold, suppression within each class, and the best `detections_per_image`, by score."""
-        return [self.select_one(c) for c in candidates]
-
-    def select_one(self, candidates: Candidates) -> Detections:
-        finite = candidates.boxes.isfinite().all(dim=-1) & candidates.scores.isfinite()
-        row, label = (finite & (candidates.scores > self.score_thresh_test)).nonzero().unbind(dim=1)
-        scores = candidates.scores[row, label]
-        per_class = candidates.boxes.shape[1] > 1
-        boxes = candidates.boxes[row, label if per_class else torch.zeros_like(label)]
+        boxes, scores = torch.cat([c.boxes for c in candidates]), torch.cat([c.scores for c in candidates])
+        owner = torch.cat([torch.full_like(c.scores[:, 0], i, dtype=torch.int64) for i, c in enumerate(candidates)])
+        row, label = ((scores > self.score_thresh_test) & scores.isfinite()).nonzero().unbind(dim=1)
+        scores, image = scores[row, label], owner[row]
+        per_class = boxes.shape[1] > 1
+        boxes = boxes[row, label if per_class else 0]
         large = ((boxes[:, 2:] - boxes[:, :2]) > self.min_size).all(dim=1)
-        boxes, scores, label = boxes[large], scores[large], label[large]
-        kept = batched_nms(boxes, scores, label, self.nms_thresh_test)[: self.detections_per_image]
-        return Detections(boxes=boxes[kept], scores=scores[kept], labels=label[kept], size=candidates.size)
+        boxes, scores, label, image = boxes[large], scores[large], label[large], image[large]
+        kept = batched_nms(boxes, scores, image * self.num_classes + label, self.nms_thresh_test)
+        kept = kept[image[kept].argsort(stable=True)]  # image by image, within it by score
+        counts = torch.bincount(image[kept], minlength=len(candidates)).tolist()
+        best = [part[: self.detections_per_image] for part in kept.split(counts)]
+        return [
+            Detections(boxes=boxes[k], scores=scores[k], labels=label[k], size=c.size)
+            for k, c in zip(best, candidates, strict=True)
+        ]
 
     @torch.no_grad()
     def sample(self, proposals: list[Proposals], targets: list[Instances]) -> list[RoISamples]:

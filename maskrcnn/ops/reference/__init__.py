@@ -6,6 +6,7 @@ of the file of its name in `maskrcnn.ops` and `csrc`.
 
 from maskrcnn.ops.reference.nms import batched_nms as batched_nms
 from maskrcnn.ops.reference.nms import nms as nms
+from maskrcnn.ops.reference.nms import padded_nms as padded_nms
 from maskrcnn.ops.reference.paste import paste_masks as paste_masks
 from maskrcnn.ops.reference.paste import paste_runs as paste_runs
 from maskrcnn.ops.reference.polygons import crop_polygons as crop_polygons
@@ -17,3 +18,4 @@ from maskrcnn.ops.reference.roi_align import roi_align as roi_align
 from maskrcnn.ops.reference.runs import cover_cells as cover_cells
 from maskrcnn.ops.reference.runs import runs_of_counts as runs_of_counts
 from maskrcnn.ops.reference.runs import sample_runs as sample_runs
+from maskrcnn.ops.reference.soft_nms import soft_nms as soft_nms

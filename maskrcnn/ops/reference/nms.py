@@ -39,6 +39,27 @@ def batched_nms(boxes: Tensor, scores: Tensor, groups: Tensor | None, iou_thresh
     return kept
 
 
+def padded_nms(
+    boxes: Tensor, scores: Tensor, groups: Tensor, iou_threshold: float, max_keep: int
+) -> tuple[Tensor, Tensor]:
+    """Greedy non-maximum suppression of each image of a batch; arguments and result as in `ops.padded_nms`."""
+    images, count = scores.shape
+    values, group = torch.unique(groups, return_inverse=True)
+    image = torch.arange(images, device=boxes.device)
+    kept = batched_nms(
+        boxes.flatten(0, 1), scores.flatten(), (image[:, None] * len(values) + group).flatten(), iou_threshold
+    )
+    owner = kept // max(count, 1)
+    by_image = owner.sort(stable=True).indices  # within an image still by falling score
+    kept, owner = kept[by_image], owner[by_image]
+    counts = torch.bincount(owner, minlength=images)
+    place = torch.arange(len(kept), device=boxes.device) - (counts.cumsum(0) - counts)[owner]
+    best = place < max_keep
+    indices = torch.full((images, max_keep), -1, device=boxes.device)
+    indices[owner[best], place[best]] = kept[best] % max(count, 1)
+    return indices, counts.clamp(max=max_keep)
+
+
 def _suppressed(boxes: Tensor, groups: Tensor | None, by: Tensor, candidates: Tensor, iou_threshold: float) -> Tensor:
     """(B, C) whether box `by[i]` overlaps box `candidates[j]` of its group too much."""
     overlap = pairwise_iou(boxes[by], boxes[candidates]) > iou_threshold

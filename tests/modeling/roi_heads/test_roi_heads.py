@@ -23,10 +23,8 @@ def random_boxes(count: int) -> torch.Tensor:
     return torch.cat([corner, corner + 10 + torch.rand(count, 2) * 30], dim=1)
 
 
-def test_select_equals_a_plain_loop():
-    torch.manual_seed(0)
-    boxes, scores = random_boxes(40)[:, None].repeat(1, 3, 1) + torch.rand(40, 3, 4), torch.rand(40, 3) ** 4
-    (got,) = make_heads().select([Candidates(boxes, scores, SIZE)])
+def select_plainly(boxes, scores):
+    """Scores, labels and boxes of the best ten, class by class with a loop over pairs."""
     kept = []
     for label in range(3):
         best: list[int] = []
@@ -36,11 +34,21 @@ def test_select_equals_a_plain_loop():
             if all(box_iou(boxes[i, label][None], boxes[j, label][None]) <= 0.5 for j in best):
                 best.append(i)
         kept += [(scores[i, label].item(), label, boxes[i, label]) for i in best]
-    kept.sort(key=lambda row: -row[0])
-    assert len(kept) > 10
-    torch.testing.assert_close(got.scores, torch.tensor([row[0] for row in kept[:10]]))
-    assert got.labels.tolist() == [row[1] for row in kept[:10]]
-    torch.testing.assert_close(got.boxes, torch.stack([row[2] for row in kept[:10]]))
+    return sorted(kept, key=lambda row: -row[0])[:10]
+
+
+def test_select_equals_a_plain_loop():
+    torch.manual_seed(0)
+    counts, sizes = (40, 0, 25, 2), [SIZE, (50, 60), (90, 100), SIZE]
+    boxes = [random_boxes(n)[:, None].repeat(1, 3, 1) + torch.rand(n, 3, 4) for n in counts]
+    scores = [torch.rand(n, 3) ** 4 for n in counts]
+    got = make_heads().select([Candidates(*row) for row in zip(boxes, scores, sizes, strict=True)])
+    assert [d.size for d in got] == sizes and [len(d) for d in got[:3]] == [10, 0, 10]
+    for detections, image_boxes, image_scores in zip(got, boxes, scores, strict=True):
+        kept = select_plainly(image_boxes, image_scores)
+        torch.testing.assert_close(detections.scores, torch.tensor([row[0] for row in kept]))
+        assert detections.labels.tolist() == [row[1] for row in kept]
+        torch.testing.assert_close(detections.boxes, torch.cat([torch.zeros(0, 4), *(row[2][None] for row in kept)]))
 
 
 def test_select_drops_what_is_not_finite_and_takes_boxes_without_classes():
