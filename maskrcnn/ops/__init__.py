@@ -1,4 +1,4 @@
-"""Stateless tensor functions: boxes, non-maximum suppression, RoIAlign, pasted masks, cropped polygons."""
+"""Stateless tensor functions: boxes, non-maximum suppression, RoIAlign, RoIPool, RoIWarp, pasted masks, cropped polygons."""
 
 from maskrcnn.ops.boxes import area as area
 from maskrcnn.ops.boxes import clip_boxes as clip_boxes
@@ -12,3 +12,6 @@ from maskrcnn.ops.paste import masks_to_rle as masks_to_rle
 from maskrcnn.ops.paste import paste_masks as paste_masks
 from maskrcnn.ops.polygons import crop_polygons as crop_polygons
 from maskrcnn.ops.roi_align import roi_align as roi_align
+from maskrcnn.ops.roi_pool import roi_pool as roi_pool
+from maskrcnn.ops.roi_warp import roi_warp as roi_warp
+from maskrcnn.ops.roi_warp import roi_warp_pool as roi_warp_pool

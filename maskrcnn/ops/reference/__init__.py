@@ -7,3 +7,5 @@ of the file of its name in `maskrcnn.ops` and `csrc`.
 from maskrcnn.ops.reference.nms import batched_nms as batched_nms
 from maskrcnn.ops.reference.nms import nms as nms
 from maskrcnn.ops.reference.roi_align import roi_align as roi_align
+from maskrcnn.ops.reference.roi_pool import roi_pool as roi_pool
+from maskrcnn.ops.reference.roi_warp import roi_warp as roi_warp
