@@ -40,6 +40,16 @@ MASKRCNN_HOST_DEVICE void pool_window(const PoolAxis<Acc>& axis, int64_t p, int6
   if (*last > size) *last = size;
 }
 
+// The bins [first, last) that may hold a pixel, with a margin for rounding: each is still to be tested by its window.
+template <typename Acc>
+MASKRCNN_HOST_DEVICE void pool_bins(const PoolAxis<Acc>& axis, int64_t pixel, int64_t bins, int64_t* first,
+                                    int64_t* last) {
+  const Acc offset = Acc(pixel) - axis.start;
+  const Acc low = std::floor(offset / axis.bin) - Acc(2), high = std::ceil((offset + Acc(1)) / axis.bin) + Acc(2);
+  *first = low > Acc(0) ? (low < Acc(bins) ? int64_t(low) : bins) : 0;
+  *last = high > Acc(0) ? (high < Acc(bins) ? int64_t(high) : bins) : 0;
+}
+
 // Positions in a plane are int32.
 inline void check_plane(int64_t height, int64_t width) {
   check(height == 0 || width <= std::numeric_limits<int32_t>::max() / height, "features: planes of ", height, " x ",

@@ -63,6 +63,20 @@ MASKRCNN_HOST_DEVICE WarpTaps<Acc> warp_taps(const WarpAxis<Acc>& axis, int64_t 
   return taps;
 }
 
+// The samples [first, last) that may read a pixel, with a margin for rounding: each is still to be tested by its taps.
+template <typename Acc>
+MASKRCNN_HOST_DEVICE void warp_samples(const WarpAxis<Acc>& axis, int64_t pixel, int64_t samples, int64_t* first,
+                                       int64_t* last) {
+  *first = 0;
+  *last = samples;
+  const Acc step = axis.length / Acc(samples);
+  if (step == Acc(0)) return;
+  const Acc a = (Acc(pixel) - Acc(1) - axis.start) / step, b = (Acc(pixel) + Acc(1) - axis.start) / step;
+  const Acc low = std::floor(a < b ? a : b) - Acc(2), high = std::ceil(a < b ? b : a) + Acc(2);
+  *first = low > Acc(0) ? (low < Acc(samples) ? int64_t(low) : samples) : 0;
+  *last = high > Acc(0) ? (high < Acc(samples) ? int64_t(high) : samples) : 0;
+}
+
 inline void check_roi_warp(const Tensor& features, const Tensor& rois, int64_t height, int64_t width) {
   check_values_and_rois(features, "features", "(N, C, H, W)", rois);
   check_output_size(height, width);

@@ -24,7 +24,8 @@ def roi_pool(features: Tensor, rois: Tensor, *, scale: float, output_size: tuple
     safe = torch.where(finite[:, None], rois, 0).detach()
     top, bottom = _windows(safe[:, 2], safe[:, 4], scale, bins_h, height)
     left, right = _windows(safe[:, 1], safe[:, 3], scale, bins_w, width)
-    table = features.detach().permute(0, 2, 3, 1).reshape(images * height * width, channels)
+    wide = features if features.dtype == torch.float64 else features.float()  # where gradients are summed
+    table = wide.permute(0, 2, 3, 1).reshape(images * height * width, channels)
     rows, cols = (bottom - top).clamp(min=1), (right - left).clamp(min=1)
     longest_row, longest_col = int(rows.max()), int(cols.max())
     chunk = max(1, VALUES_PER_CHUNK // (bins_h * bins_w * longest_row * longest_col * channels))
@@ -35,15 +36,14 @@ def roi_pool(features: Tensor, rois: Tensor, *, scale: float, output_size: tuple
         y = _pixels(top[part], rows[part], height)[:, :, None, :, None]  # (r, h, 1, a, 1)
         x = _pixels(left[part], cols[part], width)[:, None, :, None, :]  # (r, 1, w, 1, b)
         index = (first[part, None, None, None, None] + y * width + x).flatten(3)  # (r, h, w, a * b)
-        best = table[index].max(dim=3).indices  # (r, h, w, C); the first of equals
+        best = table.detach()[index].max(dim=3).indices  # (r, h, w, C); the first of equals
         positions.append(index.gather(3, best))
     position = torch.cat(positions)  # (R, h, w, C), into (N * H * W, C)
-    by_pixel = features.permute(0, 2, 3, 1).reshape(-1)
-    out = by_pixel[position * channels + torch.arange(channels, device=features.device)]
+    out = table.flatten()[position * channels + torch.arange(channels, device=features.device)]
     empty = (bottom <= top)[:, :, None] | (right <= left)[:, None, :]
     out = torch.where(empty[..., None], 0, out)
-    out = torch.where(finite[:, None, None, None], out, torch.nan).permute(0, 3, 1, 2)
-    return in_layout_of(features, out)
+    out = torch.where(finite[:, None, None, None], out, torch.nan).to(features.dtype)
+    return in_layout_of(features, out.permute(0, 3, 1, 2))
 
 
 def _windows(low: Tensor, high: Tensor, scale: float, bins: int, size: int) -> tuple[Tensor, Tensor]:
