@@ -29,24 +29,26 @@ def roi_warp(
     # embedding_bag's weights have the table's dtype, which must not be a half type.
     table = features if features.dtype == torch.float64 else features.float()
     table = table.permute(0, 2, 3, 1).reshape(images * height * width, channels)
-    rows, row_weights = _hats(safe[:, 2], safe[:, 4], scale, out_h, height, rounded)
-    cols, col_weights = _hats(safe[:, 1], safe[:, 3], scale, out_w, width, rounded)
+    rows, row_weights, row_on_map = _hats(safe[:, 2], safe[:, 4], scale, out_h, height, rounded)
+    cols, col_weights, col_on_map = _hats(safe[:, 1], safe[:, 3], scale, out_w, width, rounded)
     # (R, h, 1, 2, 1) and (R, 1, w, 1, 2): both rows of a sample with both columns
     index = rows[:, :, None, :, None] * width + cols[:, None, :, None, :]
     index = index + (safe[:, 0].long() * (height * width))[:, None, None, None, None]
     weight = row_weights[:, :, None, :, None] * col_weights[:, None, :, None, :]
     index, weight = index.flatten(3).flatten(0, 2), weight.flatten(3).flatten(0, 2)
     out = F.embedding_bag(index, table, mode="sum", per_sample_weights=weight)
-    out = out.reshape(count, out_h, out_w, channels).permute(0, 3, 1, 2)
-    return in_layout_of(features, torch.where(finite[:, None, None, None], out, torch.nan).to(features.dtype))
+    out = out.reshape(count, out_h, out_w, channels)
+    out = torch.where((row_on_map[:, :, None] & col_on_map[:, None, :])[..., None], out, 0)
+    out = torch.where(finite[:, None, None, None], out, torch.nan).to(features.dtype)
+    return in_layout_of(features, out.permute(0, 3, 1, 2))
 
 
-def _hats(low: Tensor, high: Tensor, scale: float, samples: int, size: int, rounded: bool) -> tuple[Tensor, Tensor]:
+def _hats(low: Tensor, high: Tensor, scale: float, samples: int, size: int, rounded: bool) -> tuple[Tensor, Tensor, Tensor]:
     """g(u, u' | x, w) = max(0, 1 - |x + u' w / W' - u|) (Eq. 8; x the centre, u' from -W'/2) where it is not zero.
 
     Returns:
-        The two pixels u beside each sample u', int64 (R, samples, 2), and their weights; a pixel beyond the map has
-        weight zero, and so have both beside a sample that is further outside.
+        The two pixels u beside each sample u', int64 (R, samples, 2), their weights, zero for a pixel beyond the map,
+        and (R, samples) whether one of them lies on it.
     """
     start, end = low * scale, high * scale
     if rounded:  # forward the whole number, backward the identity
@@ -54,7 +56,7 @@ def _hats(low: Tensor, high: Tensor, scale: float, samples: int, size: int, roun
         end = end + (round_half_away(end) - end).detach()
     length = end - start
     if rounded:
-        length = length.clamp(min=0)
+        length = torch.where(length < 0, 0, length)  # clamp would stop the gradient of a length of zero
     ratio = torch.arange(samples, device=low.device, dtype=low.dtype) / samples
     x = start[:, None] + ratio * length[:, None]
     near = (x >= -1) & (x < size)
@@ -64,4 +66,4 @@ def _hats(low: Tensor, high: Tensor, scale: float, samples: int, size: int, roun
     pixels = torch.stack((left, left + 1), dim=-1)
     on_map = near[..., None] & (pixels >= 0) & (pixels < size)
     weights = torch.where(on_map, torch.stack((1 - fraction, fraction), dim=-1), 0)
-    return pixels.long().clamp(0, size - 1), weights
+    return pixels.long().clamp(0, size - 1), weights, near
