@@ -2,6 +2,7 @@
 // beside it the pixel it came from, to which the gradient goes.
 #include <torch/csrc/stable/library.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <limits>
 #include <tuple>
@@ -105,7 +106,8 @@ std::tuple<Tensor, Tensor> forward(const Tensor& input, const Tensor& rois_tenso
           continue;
         }
       }
-      dispatch<MaxOfWindows<T>>(image, width, channels, &rows, &cols, best.data(), last ? row_position : position.data());
+      int32_t* positions = last ? row_position : position.data();
+      dispatch<MaxOfWindows<T>>(image, width, channels, &rows, &cols, best.data(), positions);
       if (last) {
         for (int64_t i = 0; i < bins * channels; ++i) row[i] = static_cast<T>(best[i]);
       } else {
@@ -117,7 +119,7 @@ std::tuple<Tensor, Tensor> forward(const Tensor& input, const Tensor& rois_tenso
   return {output, argmax};
 }
 
-// Every pixel's gradient is summed by one task, box after box: the order does not depend on the number of threads.
+// Every pixel's gradient is summed by one task, box after box: its order does not depend on the number of threads.
 // (N, C, H, W): a task owns a plane.
 template <typename T>
 Tensor backward_planes(const Tensor& grad_tensor, const Tensor& argmax_tensor,
@@ -155,34 +157,45 @@ Tensor backward_planes(const Tensor& grad_tensor, const Tensor& argmax_tensor,
   return output;
 }
 
-// NHWC: a task owns a block of an image's channels, a cache line of every pixel.
+// NHWC: a task owns a block of an image's channels. As few blocks as keep every thread busy: gradients and positions
+// are read along channels, and narrow blocks would take a little of every page at a time. The block's sums lie side by
+// side, since lines that lie `channels` apart would share few of the cache's sets.
 template <typename T>
 Tensor backward_channels_last(const Tensor& grad_tensor, const Tensor& argmax_tensor,
                               const std::vector<std::vector<int64_t>>& rois_of, int64_t height, int64_t width) {
   using Acc = Accumulator<T>;
-  constexpr int64_t kBlock = 16;
   const Tensor grad = to_channels_last<T>(grad_tensor), argmax = to_channels_last<int32_t>(argmax_tensor);
   const int64_t images = static_cast<int64_t>(rois_of.size()), channels = grad.size(1), pixels = height * width;
-  const int64_t bins = grad.size(2) * grad.size(3), blocks = (channels + kBlock - 1) / kBlock;
-  Tensor sums = torch::stable::new_zeros(grad, {images, height, width, channels}, scalar_type_of<Acc>);
+  const int64_t bins = grad.size(2) * grad.size(3);
+  const int64_t threads = std::max<int64_t>(1, torch::stable::get_num_threads());
+  const int64_t share = (images * channels + threads - 1) / threads;
+  const int64_t most = std::max<int64_t>(1, std::min((share + 15) / 16 * 16, channels));
+  const int64_t blocks = (channels + most - 1) / most;
+  Tensor output = new_channels_last(grad, images, channels, height, width);
   const T* from = grad.const_data_ptr<T>();
   const int32_t* position = argmax.const_data_ptr<int32_t>();
-  Acc* to = sums.mutable_data_ptr<Acc>();
+  T* to = output.mutable_data_ptr<T>();
   torch::stable::parallel_for(0, images * blocks, 1, [&](int64_t begin, int64_t end) {
+    std::vector<Acc> sums;
     for (int64_t task = begin; task < end; ++task) {
-      const int64_t first = task % blocks * kBlock, last = std::min(first + kBlock, channels);
-      Acc* image = to + task / blocks * pixels * channels;
+      const int64_t first = task % blocks * most, block = std::min(most, channels - first);
+      sums.assign(pixels * block, Acc(0));
       for (const int64_t r : rois_of[task / blocks]) {
         for (int64_t bin = r * bins; bin < (r + 1) * bins; ++bin) {
-          for (int64_t c = first; c < last; ++c) {
-            const int64_t at = position[bin * channels + c];
-            if (at >= 0 && at < pixels) image[at * channels + c] += static_cast<Acc>(from[bin * channels + c]);
+          const int64_t row = bin * channels + first;
+          for (int64_t c = 0; c < block; ++c) {
+            const int64_t at = position[row + c];
+            if (at >= 0 && at < pixels) sums[at * block + c] += static_cast<Acc>(from[row + c]);
           }
         }
       }
+      T* image = to + task / blocks * pixels * channels + first;
+      for (int64_t pixel = 0; pixel < pixels; ++pixel) {
+        for (int64_t c = 0; c < block; ++c) image[pixel * channels + c] = static_cast<T>(sums[pixel * block + c]);
+      }
     }
   });
-  return channels_first(std::is_same_v<T, Acc> ? sums : torch::stable::to(sums, grad.scalar_type()));
+  return output;
 }
 
 template <typename T>

@@ -1,4 +1,4 @@
-"""Stateless tensor functions: boxes, non-maximum suppression, RoIAlign, RoIPool, RoIWarp, pasted masks, cropped polygons."""
+"""Stateless tensor functions: boxes, non-maximum suppression, RoIAlign, pasted masks, cropped polygons."""
 
 from maskrcnn.ops.boxes import area as area
 from maskrcnn.ops.boxes import clip_boxes as clip_boxes

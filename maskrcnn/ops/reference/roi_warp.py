@@ -43,7 +43,9 @@ def roi_warp(
     return in_layout_of(features, out.permute(0, 3, 1, 2))
 
 
-def _hats(low: Tensor, high: Tensor, scale: float, samples: int, size: int, rounded: bool) -> tuple[Tensor, Tensor, Tensor]:
+def _hats(
+    low: Tensor, high: Tensor, scale: float, samples: int, size: int, rounded: bool
+) -> tuple[Tensor, Tensor, Tensor]:
     """g(u, u' | x, w) = max(0, 1 - |x + u' w / W' - u|) (Eq. 8; x the centre, u' from -W'/2) where it is not zero.
 
     Returns:
