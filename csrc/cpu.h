@@ -18,6 +18,7 @@
 
 #if (defined(__GNUC__) || defined(__clang__)) && defined(__x86_64__) && !defined(_MSC_VER)
 #define MASKRCNN_X86_TARGETS 1
+#include <immintrin.h>
 #endif
 
 namespace maskrcnn {
@@ -68,26 +69,20 @@ auto dispatch(Args... args) {
 
 // ---- memory layouts ----------------------------------------------------------------------------------------------
 
-// True where the layout of (N, C, H, W) is NHWC and not NCHW too (one channel, or one pixel, is both).
-inline bool is_channels_last(const Tensor& t) {
-  if (t.is_contiguous()) return false;
-  int64_t expected = 1;
-  for (int64_t d : {1, 3, 2, 0}) {
-    if (t.size(d) != 1 && t.stride(d) != expected) return false;
-    expected *= t.size(d);
-  }
-  return true;
+#ifdef MASKRCNN_X86_TARGETS
+// 4 x 4 words: each load and store takes four of them, in SSE, which every x86-64 has.
+inline void transpose_words(const void* src, int64_t src_stride, void* dst, int64_t dst_stride) {
+  const float* from = static_cast<const float*>(src);
+  float* to = static_cast<float*>(dst);
+  __m128 a = _mm_loadu_ps(from), b = _mm_loadu_ps(from + src_stride);
+  __m128 c = _mm_loadu_ps(from + 2 * src_stride), d = _mm_loadu_ps(from + 3 * src_stride);
+  _MM_TRANSPOSE4_PS(a, b, c, d);
+  _mm_storeu_ps(to, a);
+  _mm_storeu_ps(to + dst_stride, b);
+  _mm_storeu_ps(to + 2 * dst_stride, c);
+  _mm_storeu_ps(to + 3 * dst_stride, d);
 }
-
-// (n, h, w, c) as (n, c, h, w) in NHWC order; in two steps, since torch 2.10 has no permute here.
-inline Tensor channels_first(const Tensor& t) {
-  return torch::stable::transpose(torch::stable::transpose(t, 1, 3), 2, 3);
-}
-
-// A new uninitialised (n, c, h, w) tensor in NHWC order.
-inline Tensor new_channels_last(const Tensor& like, int64_t n, int64_t c, int64_t h, int64_t w) {
-  return channels_first(torch::stable::new_empty(like, {n, h, w, c}));
-}
+#endif
 
 // dst[c][r] = src[r][c], in blocks that stay in the cache: rows x cols with these row strides -> cols x rows.
 template <typename Src, typename Dst>
@@ -97,12 +92,55 @@ void transpose(const Src* src, int64_t src_stride, Dst* dst, int64_t dst_stride,
     const int64_t r1 = std::min(r0 + kBlock, rows);
     for (int64_t c0 = 0; c0 < cols; c0 += kBlock) {
       const int64_t c1 = std::min(c0 + kBlock, cols);
-      for (int64_t c = c0; c < c1; ++c) {
+      int64_t c = c0;
+#ifdef MASKRCNN_X86_TARGETS
+      if constexpr (std::is_same_v<Src, Dst> && sizeof(Src) == 4) {
+        for (; c + 4 <= c1; c += 4) {
+          int64_t r = r0;
+          for (; r + 4 <= r1; r += 4) {
+            transpose_words(src + r * src_stride + c, src_stride, dst + c * dst_stride + r, dst_stride);
+          }
+          for (; r < r1; ++r) {
+            for (int64_t k = c; k < c + 4; ++k) dst[k * dst_stride + r] = src[r * src_stride + k];
+          }
+        }
+      }
+#endif
+      for (; c < c1; ++c) {
         for (int64_t r = r0; r < r1; ++r) {
           dst[c * dst_stride + r] = static_cast<Dst>(src[r * src_stride + c]);
         }
       }
     }
+  }
+}
+
+// (N, C, H, W) as NHWC: itself, or a copy.
+template <typename T>
+Tensor to_channels_last(const Tensor& input) {
+  if (is_channels_last(input)) return input;
+  const Tensor source = torch::stable::contiguous(input);
+  const int64_t n = input.size(0), c = input.size(1), h = input.size(2), w = input.size(3);
+  Tensor copy = new_channels_last(input, n, c, h, w);
+  const T* from = source.const_data_ptr<T>();
+  T* to = copy.mutable_data_ptr<T>();
+  torch::stable::parallel_for(0, n * h, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t image = i / h, y = i % h;
+      transpose(from + image * c * h * w + y * w, h * w, to + i * w * c, c, c, w);
+    }
+  });
+  return copy;
+}
+
+// ---- RoIs --------------------------------------------------------------------------------------------------------
+
+template <typename Acc>
+void check_images(const Acc* rois, int64_t count, int64_t images) {
+  for (int64_t r = 0; r < count; ++r) {
+    const Acc index = rois[5 * r];
+    check(index >= Acc(0) && index < Acc(images), "rois: row ", r, " has image index ", index, ", but there are ",
+          images, " images");
   }
 }
 

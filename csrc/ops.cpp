@@ -2,6 +2,7 @@
 #include <torch/csrc/stable/library.h>
 
 STABLE_TORCH_LIBRARY(maskrcnn, m) {
+  // ---- regions: csrc/roi_align.h, csrc/roi_pool.h, csrc/roi_warp.h ----
   // features (N, C, H, W), rois (R, 5) -> (R, C, height, width)
   m.def(
       "roi_align(Tensor input, Tensor rois, float scale, SymInt height, SymInt width, int sampling_ratio, "
@@ -10,6 +11,21 @@ STABLE_TORCH_LIBRARY(maskrcnn, m) {
   m.def(
       "roi_align_backward(Tensor grad, Tensor rois, float scale, SymInt images, SymInt in_height, SymInt in_width, "
       "int sampling_ratio, bool aligned, bool channels_last) -> Tensor");
+  // features (N, C, H, W), rois (R, 5) -> (R, C, height, width) and int32 argmax of the same shape: the pixel y * W + x
+  // that each value came from, or -1
+  m.def("roi_pool(Tensor input, Tensor rois, float scale, SymInt height, SymInt width) -> (Tensor, Tensor)");
+  // grad (R, C, h, w) -> the gradient of the input (images, C, in_height, in_width)
+  m.def(
+      "roi_pool_backward(Tensor grad, Tensor argmax, Tensor rois, float scale, SymInt images, SymInt in_height, "
+      "SymInt in_width, bool channels_last, bool deterministic) -> Tensor");
+  // features (N, C, H, W), rois (R, 5) -> (R, C, height, width)
+  m.def("roi_warp(Tensor input, Tensor rois, float scale, SymInt height, SymInt width, bool rounded) -> Tensor");
+  // grad (R, C, h, w) -> the gradient of the input (images, C, in_height, in_width)
+  m.def(
+      "roi_warp_backward_input(Tensor grad, Tensor rois, float scale, SymInt images, SymInt in_height, "
+      "SymInt in_width, bool rounded, bool channels_last, bool deterministic) -> Tensor");
+  // grad (R, C, h, w), features (N, C, H, W) -> the gradient of the rois (R, 5)
+  m.def("roi_warp_backward_rois(Tensor grad, Tensor input, Tensor rois, float scale, bool rounded) -> Tensor");
 
   // ---- suppression: csrc/nms.h, csrc/soft_nms.h ----
   // boxes (N, 4), scores (N,), groups int64 (N,), or none: all boxes compete -> int64 indices of the kept boxes, by

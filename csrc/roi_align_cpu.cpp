@@ -219,33 +219,6 @@ void check_rois(const Tensor& rois, ScalarType expected) {
   check(rois.is_cpu(), "rois: expected a tensor on the CPU, like the features");
 }
 
-template <typename Acc>
-void check_images(const Acc* rois, int64_t count, int64_t images) {
-  for (int64_t r = 0; r < count; ++r) {
-    const Acc index = rois[5 * r];
-    check(index >= Acc(0) && index < Acc(images), "rois: row ", r, " has image index ", index, ", but there are ",
-          images, " images");
-  }
-}
-
-// (N, C, H, W) as NHWC: itself, or a copy.
-template <typename T>
-Tensor to_channels_last(const Tensor& input) {
-  if (is_channels_last(input)) return input;
-  const Tensor source = torch::stable::contiguous(input);
-  const int64_t n = input.size(0), c = input.size(1), h = input.size(2), w = input.size(3);
-  Tensor copy = new_channels_last(input, n, c, h, w);
-  const T* from = source.const_data_ptr<T>();
-  T* to = copy.mutable_data_ptr<T>();
-  torch::stable::parallel_for(0, n * h, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      const int64_t image = i / h, y = i % h;
-      transpose(from + image * c * h * w + y * w, h * w, to + i * w * c, c, c, w);
-    }
-  });
-  return copy;
-}
-
 template <typename T>
 Tensor forward(const Tensor& input, const Tensor& rois_tensor, double scale, Shape s, int64_t sampling_ratio,
                bool aligned) {

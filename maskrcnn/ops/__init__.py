@@ -16,6 +16,9 @@ from maskrcnn.ops.paste import paste_masks as paste_masks
 from maskrcnn.ops.polygons import crop_polygons as crop_polygons
 from maskrcnn.ops.polygons import points_in_polygons as points_in_polygons
 from maskrcnn.ops.roi_align import roi_align as roi_align
+from maskrcnn.ops.roi_pool import roi_pool as roi_pool
+from maskrcnn.ops.roi_warp import roi_warp as roi_warp
+from maskrcnn.ops.roi_warp import roi_warp_pool as roi_warp_pool
 from maskrcnn.ops.runs import cover_cells as cover_cells
 from maskrcnn.ops.runs import sample_runs as sample_runs
 from maskrcnn.ops.soft_nms import soft_nms as soft_nms

@@ -15,6 +15,8 @@ from maskrcnn.ops.reference.rle import compress_counts as compress_counts
 from maskrcnn.ops.reference.rle import decompress_counts as decompress_counts
 from maskrcnn.ops.reference.rle import encode_windows as encode_windows
 from maskrcnn.ops.reference.roi_align import roi_align as roi_align
+from maskrcnn.ops.reference.roi_pool import roi_pool as roi_pool
+from maskrcnn.ops.reference.roi_warp import roi_warp as roi_warp
 from maskrcnn.ops.reference.runs import cover_cells as cover_cells
 from maskrcnn.ops.reference.runs import runs_of_counts as runs_of_counts
 from maskrcnn.ops.reference.runs import sample_runs as sample_runs
