@@ -10,6 +10,8 @@ STABLE_TORCH_LIBRARY(maskrcnn, m) {
   m.def(
       "roi_align_backward(Tensor grad, Tensor rois, float scale, SymInt images, SymInt in_height, SymInt in_width, "
       "int sampling_ratio, bool aligned, bool channels_last) -> Tensor");
+  // heatmaps (R, K, m, m), boxes (R, 4) -> x, y, logit (R, K, 3)
+  m.def("decode_keypoints(Tensor heatmaps, Tensor boxes) -> Tensor");
   // groups: int64 (N,), or empty when all boxes compete -> int64 indices of the kept boxes, by falling score
   m.def("nms(Tensor boxes, Tensor scores, Tensor groups, float iou_threshold) -> Tensor");
 }
