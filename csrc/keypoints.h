@@ -76,13 +76,16 @@ MASKRCNN_HOST_DEVICE inline Acc weighted(const Acc* w, Acc a, Acc b, Acc c, Acc 
 // bounds of the inner two rows, lower ones of the outer two.
 template <typename Acc>
 MASKRCNN_HOST_DEVICE inline Acc cubic_upper(Acc a, Acc b, Acc c, Acc d) {
-  const Acc inner = b > c ? b : c, outer = a < d ? a : d, gap = inner - outer;
-  return inner + Acc(0.1875) * (gap > Acc(0) ? gap : Acc(0));
+  const Acc inner = b > c ? b : c, outer = a < d ? a : d;
+  const Acc beyond = inner + Acc(0.1875) * (inner - outer);
+  return beyond > inner ? beyond : inner;
 }
 
 template <typename Acc>
 MASKRCNN_HOST_DEVICE inline Acc cubic_lower(Acc a, Acc b, Acc c, Acc d) {
-  return -cubic_upper(-a, -b, -c, -d);
+  const Acc inner = b < c ? b : c, outer = a > d ? a : d;
+  const Acc beyond = inner + Acc(0.1875) * (inner - outer);
+  return beyond < inner ? beyond : inner;
 }
 
 // How far a computed sample may lie above its computed bound, by roundings: some hundred at most, of numbers no larger

@@ -18,6 +18,7 @@ struct Patches {
   std::vector<Acc> cells;                 // (rows, columns)
   std::vector<Acc> row_lower, row_upper;  // (rows, columns - 3): of each row between two cells
   std::vector<Acc> upper;                 // (rows - 3, columns - 3): of each patch
+  std::vector<Acc> largest, zero;         // (columns): scratch
 
   Patches(int64_t height, int64_t width)
       : rows(height + 2 * kBorder),
@@ -25,7 +26,9 @@ struct Patches {
         cells(rows * columns),
         row_lower(rows * (columns - 3)),
         row_upper(rows * (columns - 3)),
-        upper((rows - 3) * (columns - 3)) {}
+        upper((rows - 3) * (columns - 3)),
+        largest(columns),
+        zero(columns) {}
 };
 
 // Copies the map, gives the largest magnitude or NaN for a map without a maximum, and bounds every patch.
@@ -46,7 +49,7 @@ struct Bound {
         to[kBorder + width + x] = to[kBorder + width - 1];
       }
     }
-    const Acc largest = largest_magnitude(patches->cells.data() + kBorder * patches->columns, height * patches->columns);
+    const Acc largest = largest_magnitude(patches);
     if (std::isnan(largest)) return largest;
     bound_rows(height, patches);
     bound_patches(patches);
@@ -54,29 +57,26 @@ struct Bound {
   }
 
  private:
-  static MASKRCNN_INLINE Acc largest_magnitude(const Acc* values, int64_t count) {
-    constexpr int64_t kLanes = 16;  // apart, or the maximum would be a chain that no compiler may reorder
-    Acc lane[kLanes] = {};
-    int32_t bad[kLanes] = {};
-    const Acc limit = largest_logit<Acc>();
-    int64_t i = 0;
-    for (; i + kLanes <= count; i += kLanes) {
-      for (int64_t k = 0; k < kLanes; ++k) {
-        const Acc v = values[i + k] < Acc(0) ? -values[i + k] : values[i + k];
-        bad[k] |= v <= limit ? 0 : 1;  // NaN compares as false
-        lane[k] = v > lane[k] ? v : lane[k];
+  // By columns, since a compiler may not reorder a running maximum.
+  static MASKRCNN_INLINE Acc largest_magnitude(Patches<Acc>* patches) {
+    const int64_t columns = patches->columns;
+    Acc* MASKRCNN_RESTRICT largest = patches->largest.data();
+    Acc* MASKRCNN_RESTRICT zero = patches->zero.data();
+    for (int64_t x = 0; x < columns; ++x) largest[x] = zero[x] = Acc(0);
+    for (int64_t y = kBorder; y < patches->rows - kBorder; ++y) {
+      const Acc* MASKRCNN_RESTRICT c = patches->cells.data() + y * columns;
+      for (int64_t x = 0; x < columns; ++x) {
+        const Acc magnitude = c[x] < Acc(0) ? -c[x] : c[x];
+        largest[x] = magnitude > largest[x] ? magnitude : largest[x];
+        zero[x] += c[x] * Acc(0);  // NaN once a value is not finite
       }
     }
-    for (; i < count; ++i) {
-      const Acc v = values[i] < Acc(0) ? -values[i] : values[i];
-      bad[0] |= v <= limit ? 0 : 1;
-      lane[0] = v > lane[0] ? v : lane[0];
+    Acc most = Acc(0), none = Acc(0);
+    for (int64_t x = 0; x < columns; ++x) {
+      most = largest[x] > most ? largest[x] : most;
+      none += zero[x];
     }
-    for (int64_t k = 1; k < kLanes; ++k) {
-      bad[0] |= bad[k];
-      lane[0] = lane[k] > lane[0] ? lane[k] : lane[0];
-    }
-    return bad[0] != 0 ? kNaN<Acc> : lane[0];
+    return none == Acc(0) && most <= largest_logit<Acc>() ? most : kNaN<Acc>;
   }
 
   static MASKRCNN_INLINE void bound_rows(int64_t height, Patches<Acc>* patches) {
