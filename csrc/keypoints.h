@@ -88,6 +88,18 @@ MASKRCNN_HOST_DEVICE inline Acc cubic_lower(Acc a, Acc b, Acc c, Acc d) {
   return beyond < inner ? beyond : inner;
 }
 
+// Whether the 16 cells that a patch reads are equal; `at(k, l)` gives them. Its samples then differ by rounding alone,
+// which may not choose the keypoint: only the first counts, with the cells' own value.
+template <typename At>
+MASKRCNN_HOST_DEVICE inline bool is_flat(At at) {
+  for (int64_t k = 0; k < 4; ++k) {
+    for (int64_t l = 0; l < 4; ++l) {
+      if (at(k, l) != at(0, 0)) return false;
+    }
+  }
+  return true;
+}
+
 // How far a computed sample may lie above its computed bound, by roundings: some hundred at most, of numbers no larger
 // than twice the largest of the map.
 template <typename Acc>

@@ -234,8 +234,12 @@ class Decoder {
     const int64_t y = patch / (layout_.width + 1), x = patch % (layout_.width + 1);
     const Window window{y_starts_[y], y_starts_[y + 1], x_starts_[x], x_starts_[x + 1]};
     if (window.y0 == window.y1 || window.x0 == window.x1) return peak;
-    return dispatch<Sample<Acc>>(patches_.cells.data() + y * patches_.columns + x, patches_.columns, &y_axis_, &x_axis_,
-                                 window, peak);
+    const Acc* cells = patches_.cells.data() + y * patches_.columns + x;
+    if (is_flat([&](int64_t k, int64_t l) { return cells[k * patches_.columns + l]; })) {
+      const Peak<Acc> first{cells[0], window.y0, window.x0};
+      return peak.is_behind(first) ? first : peak;
+    }
+    return dispatch<Sample<Acc>>(cells, patches_.columns, &y_axis_, &x_axis_, window, peak);
   }
 
   const HeatmapLayout layout_;

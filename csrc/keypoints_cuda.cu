@@ -56,6 +56,10 @@ __device__ Peak<Acc> search(const Map<T>& map, const KeypointAxis<Acc>& y_axis, 
                             int64_t y, int64_t x, Peak<Acc> peak) {
   const int64_t y0 = y_axis.first_sample(y), x0 = x_axis.first_sample(x);
   const int64_t width = x_axis.first_sample(x + 1) - x0, count = (y_axis.first_sample(y + 1) - y0) * width;
+  if (count > 0 && is_flat([&](int64_t k, int64_t l) { return map.at(y - 1 + k, x - 1 + l); })) {
+    const Peak<Acc> first{map.at(y, x), y0, x0};
+    return peak.is_behind(first) ? first : peak;
+  }
   for (int64_t i = threadIdx.x; i < count; i += blockDim.x) {
     Peak<Acc> candidate{Acc(0), y0 + i / width, x0 + i % width};
     candidate.value = sample(map, y_axis, x_axis, candidate.y, candidate.x);

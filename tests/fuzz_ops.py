@@ -196,7 +196,9 @@ GENERATORS: dict[str, Callable[[Case], Any]] = {
     "boxes": lambda case: case.boxes("R"),
     "scores": lambda case: case.floats("R", dtype=case.box_dtype),
     "groups": lambda case: case.integers("R", low=0, high=3) if case.chance(0.8) else torch.zeros(0, dtype=torch.int64),
-    "padded_nms.boxes": lambda case: case.boxes("NP").view(case.size("N"), -1, 4) if case.size("N") else case.boxes("N"),
+    "padded_nms.boxes": lambda case: (
+        case.boxes("NP").view(case.size("N"), -1, 4) if case.size("N") else case.boxes("N")
+    ),
     "iou_threshold": lambda case: case.random.choice((0.0, 0.3, 0.5, 1.0)),
     "max_keep": lambda case: case.random.choice((0, 1, 5, 100)),
     "sigma": lambda case: case.random.choice((0.1, 0.5, 2.0)),
@@ -217,7 +219,8 @@ GENERATORS: dict[str, Callable[[Case], Any]] = {
     "bitmaps": lambda case: case.integers("G", "m", "m", low=0, high=2, dtype=torch.bool),
     "corners": lambda case: case.integers("G", 2, low=-4, high=8),
     "runs": lambda case: case.integers("T", 3, low=0, high=9, dtype=torch.int32),
-    # Keypoints
+    # Keypoints; of boxes beyond any image some thousand samples per cell may be looked at
+    "decode_keypoints.boxes": lambda case: case.boxes("R").clamp(-1e3, 1e3) if case.chance(0.95) else case.boxes("R"),
     "heatmaps": lambda case: case.floats("R", "K", "m", "m"),
 }
 

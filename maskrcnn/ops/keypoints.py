@@ -17,8 +17,9 @@ def decode_keypoints(heatmaps: Tensor, boxes: Tensor, *, score: Literal["logit",
     """The point of each heat map: the first largest sample of the map resized (bicubic) to its box.
 
     A box of w x h px is sampled at ceil(w) x ceil(h) points, at the centres of as many equal parts: what the authors'
-    code does. A side below one pixel counts as one, and one beyond 8192 px is sampled at 8192 points. Time does not
-    grow with the box, but for flat maps. Not differentiable.
+    code does. A side below one pixel counts as one, and one beyond 8192 px is sampled at 8192 points. The resized maps
+    are never built; the kernels' time hardly grows with the box. Of 16 equal cells the first sample counts, whichever
+    rounding would lift. Not differentiable.
 
     Args:
         heatmaps: (R, K, m, m) logits, one map per keypoint; float32, float64, float16 or bfloat16, interpolated in

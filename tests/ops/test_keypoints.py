@@ -139,6 +139,19 @@ def test_of_equal_samples_the_first(decode):
     assert out.tolist() == [[[0.5, 0.5, 0.0], [2.5, 2.5, 1.0]]]
 
 
+def test_rounding_does_not_choose_on_a_flat_map(decode):
+    if decode is reference.decode_keypoints:
+        pytest.skip("the reference looks at every sample, and takes the one that rounding lifts")
+    for side in (1, 14):
+        flat = torch.full((1, 1, side, side), 0.1)
+        for box in ((2.0, 3.0, 90.0, 70.0), BEYOND["huge"]):
+            x, y, logit = decode(flat, torch.tensor([box]))[0, 0].tolist()
+            samples = [8192, 8192] if box == BEYOND["huge"] else [88, 67]
+            assert x == pytest.approx(box[0] + (box[2] - box[0]) / samples[0] / 2)
+            assert y == pytest.approx(box[1] + (box[3] - box[1]) / samples[1] / 2)
+            assert logit == pytest.approx(0.1)
+
+
 def test_probability_is_the_softmax_of_the_map():
     heatmaps, boxes = 3 * some_heatmaps((len(BOXES), 3, 14, 14)), some_boxes()
     logits, ours = decode_keypoints(heatmaps, boxes), decode_keypoints(heatmaps, boxes, score="probability")
@@ -204,7 +217,7 @@ def test_boxes_beyond_any_image_are_sampled_at_8192_points(decode):
 
 
 def test_huge_boxes_take_no_longer():
-    """Both sides beyond the samples: by far the most of the 67 million are never computed."""
+    """Both sides beyond the samples: by far the most of the 67 million are never looked at."""
     heatmaps = some_heatmaps((1, 3, 14, 14))
     out = decode_keypoints(heatmaps, torch.tensor([BEYOND["huge"]], dtype=torch.float64))
     small = decode_keypoints(heatmaps, torch.tensor([[0.0, 0, 2000, 2000]], dtype=torch.float64))
