@@ -4,8 +4,8 @@
     python benchmarks/ops.py --only keypoints   # the rows, or files, with this in their name
     python benchmarks/ops.py --device cuda      # the rows that have a form for a GPU
 
-Ours and the peer take turns; the ratio is the median of each turn's. On a GPU the time includes the wait for it, and the
-last column is the share of its peak memory bandwidth, by the bytes that any implementation has to move.
+Ours and the peer take turns; the ratio is the median of each turn's. On a GPU the time includes the wait for it, and
+the last column is the share of its peak memory bandwidth, by the bytes that any implementation has to move.
 """
 
 from __future__ import annotations

@@ -196,9 +196,9 @@ GENERATORS: dict[str, Callable[[Case], Any]] = {
     "boxes": lambda case: case.boxes("R"),
     "scores": lambda case: case.floats("R", dtype=case.box_dtype),
     "groups": lambda case: case.integers("R", low=0, high=3) if case.chance(0.8) else torch.zeros(0, dtype=torch.int64),
-    "padded_nms.boxes": lambda case: (
-        case.boxes("NP").view(case.size("N"), -1, 4) if case.size("N") else case.boxes("N")
-    ),
+    "padded_nms.boxes": lambda case: torch.stack([case.boxes("P") for _ in range(case.size("N"))] or [case.boxes("N")]),
+    "padded_nms.scores": lambda case: case.floats("N", "P", dtype=case.box_dtype),
+    "padded_nms.groups": lambda case: case.integers("P", low=0, high=3),
     "iou_threshold": lambda case: case.random.choice((0.0, 0.3, 0.5, 1.0)),
     "max_keep": lambda case: case.random.choice((0, 1, 5, 100)),
     "sigma": lambda case: case.random.choice((0.1, 0.5, 2.0)),
