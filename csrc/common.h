@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <limits>
 #include <sstream>
 #include <stdexcept>
 #include <string>
@@ -30,6 +31,16 @@ using torch::stable::Tensor;
 // Half types are summed in float.
 template <typename T>
 using Accumulator = std::conditional_t<std::is_same_v<T, double>, double, float>;
+
+// As constants: device code may not call the functions of std::numeric_limits.
+template <typename Acc>
+constexpr Acc kInfinity = std::numeric_limits<Acc>::infinity();
+template <typename Acc>
+constexpr Acc kNaN = std::numeric_limits<Acc>::quiet_NaN();
+template <typename Acc>
+constexpr Acc kEpsilon = std::numeric_limits<Acc>::epsilon();
+template <typename T>
+constexpr T kMax = std::numeric_limits<T>::max();
 
 template <typename T>
 constexpr ScalarType scalar_type_of = std::is_same_v<T, double>     ? ScalarType::Double

@@ -76,4 +76,8 @@ STABLE_TORCH_LIBRARY(maskrcnn, m) {
   // points (R, P, 2) -> float32 (R, P)
   m.def(
       "sample_runs(Tensor runs, Tensor offsets, Tensor index, Tensor points, SymInt height, SymInt width) -> Tensor");
+
+  // ---- keypoints: csrc/keypoints.h ----
+  // heatmaps (R, K, m, m), boxes (R, 4) -> x, y, logit (R, K, 3)
+  m.def("decode_keypoints(Tensor heatmaps, Tensor boxes) -> Tensor");
 }

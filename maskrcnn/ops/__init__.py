@@ -1,4 +1,4 @@
-"""Stateless tensor functions: boxes, non-maximum suppression, RoIAlign, pasted masks, cropped polygons."""
+"""Stateless tensor functions: boxes, non-maximum suppression, RoIAlign, pasted masks, cropped polygons, keypoints."""
 
 from maskrcnn.ops.boxes import area as area
 from maskrcnn.ops.boxes import clip_batch as clip_batch
@@ -8,6 +8,7 @@ from maskrcnn.ops.boxes import encode_boxes as encode_boxes
 from maskrcnn.ops.boxes import paired_iou as paired_iou
 from maskrcnn.ops.boxes import pairwise_ioa as pairwise_ioa
 from maskrcnn.ops.boxes import pairwise_iou as pairwise_iou
+from maskrcnn.ops.keypoints import decode_keypoints as decode_keypoints
 from maskrcnn.ops.nms import batched_nms as batched_nms
 from maskrcnn.ops.nms import nms as nms
 from maskrcnn.ops.nms import padded_nms as padded_nms

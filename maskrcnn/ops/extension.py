@@ -9,7 +9,7 @@ Environment:
     MASKRCNN_CACHE: the cache folder, instead of `maskrcnn` in the user's cache folder.
     CXX: the C++ compiler, instead of the first of c++, g++, clang++ (Windows: cl) on the PATH.
     CUDA_HOME, CUDA_PATH: where nvcc is looked for before the PATH.
-    MASKRCNN_CUDA_ARCHS: architectures to build for, such as `80;90`, instead of those of the visible GPUs.
+    TORCH_CUDA_ARCH_LIST: architectures to build for, such as `8.0;8.6+PTX`, instead of those of the visible GPUs.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import contextlib
 import hashlib
 import os
 import platform
+import re
 import shlex
 import shutil
 import subprocess
@@ -36,6 +37,8 @@ TARGET_VERSION = "0x020a000000000000"  # torch 2.10: headers refuse at compile t
 LIBRARY_SUFFIX = ".dll" if sys.platform == "win32" else ".so"
 COMPILERS = ("cl",) if sys.platform == "win32" else ("c++", "g++", "clang++")
 SOURCE_SUFFIXES = (".cpp", ".cu", ".cuh", ".h")
+ARCHITECTURES = ("7.5", "8.0", "8.6", "8.9", "9.0+PTX")  # where neither the user nor a GPU says which
+ARCHITECTURE = re.compile(r"(\d+)\.(\d)([af]?)(\+PTX)?")
 build_seconds: float | None = None  # what building took in this process; None: nothing was built
 
 
@@ -53,6 +56,14 @@ class Compiler:
     @property
     def is_msvc(self) -> bool:
         return Path(self.command[0]).stem.lower() in ("cl", "clang-cl")
+
+
+@dataclass(frozen=True)
+class Cuda:
+    """What builds the CUDA kernels, and for which GPUs, as in TORCH_CUDA_ARCH_LIST."""
+
+    nvcc: Compiler
+    architectures: tuple[str, ...]
 
 
 def cache_folder() -> Path:
@@ -112,7 +123,7 @@ def build(cuda: bool | None = None, verbose: bool = False) -> Path:
         verbose: print the compilers' command lines.
 
     Raises:
-        BuildError: no compiler, a compiler's error, or a cache that cannot be written.
+        BuildError: no compiler, a compiler's error, an unknown architecture, or a cache that cannot be written.
     """
     compiler = find_compiler()
     if compiler is None:
@@ -121,7 +132,8 @@ def build(cuda: bool | None = None, verbose: bool = False) -> Path:
     missing = _missing_for_cuda(nvcc)
     if cuda and missing:
         raise BuildError(f"cannot build the CUDA kernels: {missing}")
-    return _build(compiler, nvcc if cuda is not False and not missing else None, verbose, announce=False)
+    with_cuda = cuda is not False and not missing
+    return _build(compiler, Cuda(nvcc, _architectures()) if with_cuda and nvcc else None, verbose, announce=False)
 
 
 def _no_compiler() -> BuildError:
@@ -153,31 +165,46 @@ def _compiler_key(*compilers: Compiler) -> str:
     return hashlib.sha256("\n".join(c.identity for c in compilers).encode()).hexdigest()[:8]
 
 
-def _library(compiler: Compiler, nvcc: Compiler | None) -> Path:
-    built_by = f"cuda-{_compiler_key(compiler, nvcc)}" if nvcc else f"cpu-{_compiler_key(compiler)}"
+def _library(compiler: Compiler, cuda: Cuda | None) -> Path:
+    if cuda is None:
+        built_by = f"cpu-{_compiler_key(compiler)}"
+    else:
+        built_by = f"cuda-{'_'.join(cuda.architectures)}-{_compiler_key(compiler, cuda.nvcc)}"
     return cache_folder() / f"operators-{_source_key()}-{built_by}{LIBRARY_SUFFIX}"
 
 
-def _cached_libraries(compiler: Compiler | None) -> list[Path]:
-    """The libraries to try, best first: with CUDA kernels before without.
+def _cached_libraries(compiler: Compiler | None, cuda: Cuda | None) -> list[Path]:
+    """The libraries to try, best first. `cuda`: only those with CUDA kernels that it has built, for these GPUs or more.
 
-    Where there is no compiler, one that any compiler built from these sources will do: a container may be given the
-    cache alone. Where there is one, its update is a reason to build again, but for the CUDA kernels: those are built
-    on demand only, and until then the old ones are better than none.
+    Otherwise with CUDA kernels before without: nobody waits for the former here, and old ones are better than none.
+    Where there is no compiler, a library that any compiler built from these sources will do: a container may be given
+    the cache alone. Where there is one, its update is a reason to build again.
     """
     by_cuda = sorted(cache_folder().glob(f"operators-{_source_key()}-cuda-*{LIBRARY_SUFFIX}"))
     by_cpu = sorted(cache_folder().glob(f"operators-{_source_key()}-cpu-*{LIBRARY_SUFFIX}"))
-    if compiler is None:
-        return by_cuda + by_cpu
-    nvcc = find_nvcc()
-    mine = _library(compiler, nvcc) if nvcc else None
-    by_cuda.sort(key=lambda path: path != mine)
-    return by_cuda + [path for path in by_cpu if path == _library(compiler, None)]
+    if by_cuda and (visible := _visible_gpus()):  # a cache may be shared between machines
+        by_cuda = [path for path in by_cuda if all(_runs_on(gpu, path) for gpu in visible)]
+    if cuda and compiler:
+        mine = _library(compiler, cuda)
+        key = _compiler_key(compiler, cuda.nvcc)
+        return sorted((path for path in by_cuda if path.stem.endswith(key)), key=lambda path: path != mine)
+    return by_cuda + [path for path in by_cpu if compiler is None or path == _library(compiler, None)]
 
 
-def _build(compiler: Compiler, nvcc: Compiler | None, verbose: bool, announce: bool) -> Path:
+def _runs_on(gpu: tuple[int, int], library: Path) -> bool:
+    """Whether the library's name promises machine code for this GPU, or PTX that its driver can compile."""
+    for name in library.name.split("-cuda-")[1].rsplit("-", 1)[0].split("_"):
+        if not (match := ARCHITECTURE.fullmatch(name)):
+            return False
+        built, suffix, ptx = (int(match[1]), int(match[2])), match[3], match[4]
+        if built == gpu or (suffix != "a" and built[0] == gpu[0] and built <= gpu) or (ptx and built <= gpu):
+            return True
+    return False
+
+
+def _build(compiler: Compiler, cuda: Cuda | None, verbose: bool, announce: bool) -> Path:
     global build_seconds
-    library = _library(compiler, nvcc)
+    library = _library(compiler, cuda)
     if library.is_file():
         return library
     started = time.perf_counter()
@@ -187,10 +214,11 @@ def _build(compiler: Compiler, nvcc: Compiler | None, verbose: bool, announce: b
             if library.is_file():  # another process built it while this one waited
                 return library
             if announce:
-                print("building the maskrcnn operators (once, a few seconds)", file=sys.stderr, flush=True)
+                how_long = "with CUDA kernels; once, a minute or two" if cuda else "once, a few seconds"
+                print(f"building the maskrcnn operators ({how_long})", file=sys.stderr, flush=True)
             # In the cache folder, so that the rename at the end stays within one file system and is atomic.
             with tempfile.TemporaryDirectory(prefix="build-", dir=library.parent, ignore_cleanup_errors=True) as folder:
-                os.replace(_compile(compiler, nvcc, Path(folder), verbose), library)
+                os.replace(_compile(compiler, cuda, Path(folder), verbose), library)
     except OSError as error:
         raise BuildError(
             f"cannot write to the cache folder {library.parent}: {error}; set MASKRCNN_CACHE to a folder of yours"
@@ -227,9 +255,10 @@ def _lock(path: Path) -> Iterator[None]:
             yield
 
 
-def _compile(compiler: Compiler, nvcc: Compiler | None, folder: Path, verbose: bool) -> Path:
+def _compile(compiler: Compiler, cuda: Cuda | None, folder: Path, verbose: bool) -> Path:
     """Compile every source, two at a time, and link them; gives the library in `folder`."""
-    sources = sorted(source_folder().glob("*.cpp")) + (sorted(source_folder().glob("*.cu")) if nvcc else [])
+    # nvcc first: its files take longest. It needs no --threads with two of them at work.
+    sources = (sorted(source_folder().glob("*.cu")) if cuda else []) + sorted(source_folder().glob("*.cpp"))
     if not sources:
         raise BuildError(f"no sources in {source_folder()}; is the package complete?")
 
@@ -238,8 +267,8 @@ def _compile(compiler: Compiler, nvcc: Compiler | None, folder: Path, verbose: b
 
         def command(standard: str) -> list[str]:
             if source.suffix == ".cu":
-                assert nvcc is not None
-                return [*_nvcc_command(compiler, nvcc, standard), "-c", str(source), "-o", str(target)]
+                assert cuda is not None
+                return [*_nvcc_command(compiler, cuda, standard), "-c", str(source), "-o", str(target)]
             return _compile_command(compiler, standard, source, target)
 
         try:
@@ -256,7 +285,7 @@ def _compile(compiler: Compiler, nvcc: Compiler | None, folder: Path, verbose: b
     with ThreadPoolExecutor(2) as pool:
         objects = list(pool.map(compile_one, sources))
     library = folder / f"operators{LIBRARY_SUFFIX}"
-    _run(_link_command(compiler, nvcc, objects, library), verbose)
+    _run(_link_command(compiler, cuda, objects, library), verbose)
     return library
 
 
@@ -276,35 +305,53 @@ def _compile_command(compiler: Compiler, standard: str, source: Path, target: Pa
     return [*compiler.command, *flags, "-c", str(source), "-o", str(target)]
 
 
-def _nvcc_command(compiler: Compiler, nvcc: Compiler, standard: str) -> list[str]:
+def _nvcc_command(compiler: Compiler, cuda: Cuda, standard: str) -> list[str]:
     flags = ["-O3", f"-std={standard}", "-DNDEBUG", "-DUSE_CUDA", f"-DTORCH_TARGET_VERSION={TARGET_VERSION}"]
+    # As for the CPU: a kept box or the first of two equal peaks must not depend on the device, and these kernels wait
+    # for memory, not for arithmetic.
+    flags.append("--fmad=false")
     if not compiler.is_msvc:
-        flags += ["-Xcompiler", "-fPIC", "-ccbin", compiler.command[0]]
+        flags += ["-Xcompiler", "-fPIC,-fvisibility=hidden,-ffp-contract=off", "-ccbin", compiler.command[0]]
     for path in _include_folders():
         flags += ["-I", str(path)]
-    return [*nvcc.command, *flags, *_architectures()]
+    for name in cuda.architectures:
+        number = name.removesuffix("+PTX").replace(".", "")
+        flags += ["-gencode", f"arch=compute_{number},code=sm_{number}"]
+        if name.endswith("+PTX"):
+            flags += ["-gencode", f"arch=compute_{number},code=compute_{number}"]
+    return [*cuda.nvcc.command, *flags]
 
 
-def _architectures() -> list[str]:
-    chosen = os.environ.get("MASKRCNN_CUDA_ARCHS", "").replace(";", " ").split()
-    if not chosen and torch.cuda.is_available():
-        chosen = sorted({"{}{}".format(*torch.cuda.get_device_capability(i)) for i in range(torch.cuda.device_count())})
-    if not chosen:  # no GPU to look at: for all that this nvcc knows
-        return ["-arch=all-major"]
-    numbers = [arch.replace(".", "").removeprefix("sm_") for arch in chosen]
-    codes = [f"arch=compute_{number},code=sm_{number}" for number in numbers]
-    codes.append(f"arch=compute_{numbers[-1]},code=compute_{numbers[-1]}")  # PTX, for GPUs to come
-    return [word for code in codes for word in ("-gencode", code)]
+def _architectures() -> tuple[str, ...]:
+    """What to build for: TORCH_CUDA_ARCH_LIST, else the visible GPUs with PTX for newer ones, else `ARCHITECTURES`."""
+    if chosen := os.environ.get("TORCH_CUDA_ARCH_LIST", "").replace(";", " ").replace(",", " ").split():
+        for name in chosen:
+            if not ARCHITECTURE.fullmatch(name):
+                raise BuildError(
+                    f"TORCH_CUDA_ARCH_LIST names {name!r}; expected numbers such as '8.0;8.6+PTX' or '8.0 9.0'"
+                )
+        return tuple(dict.fromkeys(chosen))
+    if visible := _visible_gpus():
+        names = [f"{major}.{minor}" for major, minor in visible]
+        return (*names[:-1], f"{names[-1]}+PTX")
+    return ARCHITECTURES
 
 
-def _link_command(compiler: Compiler, nvcc: Compiler | None, objects: list[Path], library: Path) -> list[str]:
+def _visible_gpus() -> list[tuple[int, int]]:
+    """The compute capabilities of the visible GPUs, ascending; none for a torch without CUDA."""
+    if torch.version.cuda is None:
+        return []
+    return sorted({torch.cuda.get_device_capability(i) for i in range(torch.cuda.device_count())})
+
+
+def _link_command(compiler: Compiler, cuda: Cuda | None, objects: list[Path], library: Path) -> list[str]:
     folder = Path(torch.__file__).parent / "lib"
     names = ["torch_cpu", "torch", "c10"]
     # No run path anywhere: torch's libraries are in the process already, whichever installation they come from.
-    if nvcc:  # it knows where its run-time library lies
+    if cuda:  # nvcc knows where its run-time library lies
         host = [] if compiler.is_msvc else ["-ccbin", compiler.command[0]]
         names += ["torch_cuda", "c10_cuda"]
-        command = [*nvcc.command, *host, "-shared", "-cudart", "shared"]
+        command = [*cuda.nvcc.command, *host, "-shared", "-cudart", "shared"]
     elif compiler.is_msvc:
         libraries = [f"{name}.lib" for name in names]
         command = [*compiler.command, "/nologo", "/LD", *map(str, objects), f"/Fe{library}"]
@@ -329,32 +376,66 @@ def _run(command: list[str], verbose: bool) -> None:
 
 
 def _load() -> Path | None:
-    """Load the operators, building the CPU ones if need be; None where `reference` must serve."""
+    """Load the operators, building them if need be; None where `reference` must serve."""
     if (wanted := os.environ.get("MASKRCNN_OPS", "")) not in ("", "reference"):
         raise ValueError(f"MASKRCNN_OPS is {wanted!r}; the one value it takes is 'reference'")
     if wanted == "reference":
         return None
     compiler = find_compiler()
-    for library in _cached_libraries(compiler):
+    cuda = _cuda_for_import() if compiler else None
+    for kernels in (cuda, None) if cuda else (None,):
+        if library := _load_cached(compiler, kernels) or _build_and_load(compiler, kernels):
+            return library
+    return None
+
+
+def _load_cached(compiler: Compiler | None, cuda: Cuda | None) -> Path | None:
+    for library in _cached_libraries(compiler, cuda):
         # A CUDA library needs a torch with CUDA; a file may be damaged, or from a machine with a newer C library.
         with contextlib.suppress(OSError):
             _load_library(library)
             return library
-        if compiler is not None and library == _library(compiler, None):
+        if compiler is not None and library == _library(compiler, cuda):
             with contextlib.suppress(OSError):
                 library.unlink()  # useless here, and in the way of the new one
+    return None
+
+
+def _cuda_for_import() -> Cuda | None:
+    """What builds the CUDA kernels at the first import: only where a GPU is visible, and not after a failure."""
+    nvcc = find_nvcc()
+    if nvcc is None or _missing_for_cuda(nvcc) or not _visible_gpus():
+        return None
+    try:
+        return Cuda(nvcc, _architectures())
+    except BuildError as error:
+        _warn_that("the operators go without CUDA kernels", error)
+        return None
+
+
+def _build_and_load(compiler: Compiler | None, cuda: Cuda | None) -> Path | None:
+    failed = _library(compiler, cuda).with_suffix(".failed") if compiler and cuda else None
     try:
         if compiler is None:
             raise _no_compiler()
-        library = _build(compiler, None, verbose=False, announce=True)
+        if failed and failed.is_file():  # nobody wants to wait for the same failure at each import
+            raise BuildError(failed.read_text())
+        library = _build(compiler, cuda, verbose=False, announce=True)
         _load_library(library)
         return library
     except (BuildError, OSError) as error:
-        reason = str(error)
-        if len(reason) > 1000:
-            reason = f"{reason[:1000]} ... (`maskrcnn build --verbose` shows all)"
-        warnings.warn(f"the slower reference operators serve: {reason}", RuntimeWarning, stacklevel=2)
+        if failed:
+            with contextlib.suppress(OSError):
+                failed.write_text(str(error))
+        _warn_that("the operators go without CUDA kernels" if cuda else "the slower reference operators serve", error)
         return None
+
+
+def _warn_that(what: str, error: Exception) -> None:
+    reason = str(error)
+    if len(reason) > 1000:
+        reason = f"{reason[:1000]} ... (`maskrcnn build --verbose` shows all)"
+    warnings.warn(f"{what}: {reason}", RuntimeWarning, stacklevel=2)
 
 
 def _load_library(path: Path) -> None:

@@ -1,3 +1,4 @@
+import hashlib
 import os
 import stat
 import subprocess
@@ -222,24 +223,149 @@ def test_cuda_on_demand_says_what_is_missing(cache, stand_in, monkeypatch, tmp_p
     assert "-cpu-" in extension.build().name  # where it may, it goes without
 
 
-@posix
-@pytest.mark.skipif(torch.version.cuda is None, reason="this torch has no CUDA")
-def test_a_cuda_library_is_built_where_it_can_be_and_preferred(cache, stand_in, monkeypatch, tmp_path):
-    log = stand_in()
+@pytest.fixture
+def cuda_sources(cache, tmp_path, monkeypatch):
+    """A C++ and a CUDA source, a torch with CUDA, the stand-in compiler as nvcc, and no GPU."""
     sources = tmp_path / "csrc"
     sources.mkdir()
     (sources / "one.cpp").write_text("int one;")
     (sources / "one_cuda.cu").write_text("int two;")
     monkeypatch.setattr(extension, "source_folder", lambda: sources)
     monkeypatch.setattr(extension, "find_nvcc", extension.find_compiler)
-    monkeypatch.setenv("MASKRCNN_CUDA_ARCHS", "8.0;90")
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(extension, "_load_library", lambda path: None)
+    monkeypatch.delenv("TORCH_CUDA_ARCH_LIST", raising=False)
+    see_gpus(monkeypatch)
+
+
+def see_gpus(monkeypatch, *capabilities):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: len(capabilities))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda i: capabilities[i])
+
+
+def cuda_words(log):
+    (line,) = [line for line in log() if "one_cuda.cu " in line]
+    return line.split()
+
+
+def codes(words):
+    return [word for word in words if word.startswith("arch=")]
+
+
+@posix
+def test_a_cuda_library_is_built_where_it_can_be_and_preferred(stand_in, cuda_sources):
+    log = stand_in()
     plain, cuda = extension.build(cuda=False), extension.build()
     assert "-cpu-" in plain.name and "-cuda-" in cuda.name
-    (line,) = [line for line in log() if "one_cuda.cu " in line]
-    assert "arch=compute_80,code=sm_80" in line and "arch=compute_90,code=compute_90" in line
+    assert "--fmad=false" in cuda_words(log)
     assert "-ltorch_cuda" in log()[-1]
-    assert extension._cached_libraries(extension.find_compiler()) == [cuda, plain]
-    assert extension._cached_libraries(None) == [cuda, plain]
+    assert extension._cached_libraries(extension.find_compiler(), None) == [cuda, plain]
+    assert extension._cached_libraries(None, None) == [cuda, plain]
+
+
+@posix
+@pytest.mark.parametrize(
+    ("chosen", "gpus", "machine_code", "ptx"),
+    [
+        ("", [], ["75", "80", "86", "89", "90"], "90"),
+        ("", [(9, 0), (8, 0), (9, 0)], ["80", "90"], "90"),
+        ("8.0;8.6+PTX", [(9, 0)], ["80", "86"], "86"),
+        ("8.0 9.0", [], ["80", "90"], None),
+        ("9.0a, 10.0+PTX", [], ["90a", "100"], "100"),
+    ],
+)
+def test_architectures(stand_in, cuda_sources, monkeypatch, chosen, gpus, machine_code, ptx):
+    log = stand_in()
+    see_gpus(monkeypatch, *gpus)
+    monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", chosen)
+    extension.build()
+    expected = [f"arch=compute_{number},code=sm_{number}" for number in machine_code]
+    expected += [f"arch=compute_{ptx},code=compute_{ptx}"] if ptx else []
+    assert codes(cuda_words(log)) == expected
+
+
+@posix
+@pytest.mark.parametrize("chosen", ["Ampere", "80", "8.0;Hopper+PTX", "sm_90", "8.0+SASS", "8"])
+def test_names_of_architectures_are_refused(stand_in, cuda_sources, monkeypatch, chosen):
+    stand_in()
+    monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", chosen)
+    with pytest.raises(extension.BuildError, match=r"TORCH_CUDA_ARCH_LIST names '[^']+'; expected numbers such as"):
+        extension.build()
+    see_gpus(monkeypatch, (8, 0))
+    with pytest.warns(RuntimeWarning, match="go without CUDA kernels: TORCH_CUDA_ARCH_LIST"):
+        assert "-cpu-" in extension._load().name
+
+
+@posix
+def test_the_first_import_builds_cuda_kernels_where_a_gpu_is_visible(stand_in, cuda_sources, monkeypatch, capfd):
+    log = stand_in()
+    assert "-cpu-" in extension._load().name  # nvcc alone is no reason to wait
+    see_gpus(monkeypatch, (8, 0))
+    library = extension._load()
+    assert "-cuda-8.0+PTX-" in library.name
+    assert "(with CUDA kernels; once, a minute or two)" in capfd.readouterr().err
+    commands = len(log())
+    assert extension._load() == library and len(log()) == commands
+
+
+@posix
+def test_a_failure_of_nvcc_is_met_once(stand_in, cuda_sources, monkeypatch):
+    """The operators go without CUDA kernels, and later imports do not try again; `maskrcnn build` does."""
+    log = stand_in('case "$*" in *fmad*) echo "no such GPU" >&2; exit 1;; esac')
+    see_gpus(monkeypatch, (12, 0))
+    for _ in range(2):
+        with pytest.warns(RuntimeWarning, match=r"(?s)go without CUDA kernels: the compiler failed.*no such GPU"):
+            assert "-cpu-" in extension._load().name
+    assert sum("-std=c++20" in line and "fmad" in line for line in log()) == 1
+    with pytest.raises(extension.BuildError, match="no such GPU"):
+        extension.build()
+    assert sum("-std=c++20" in line and "fmad" in line for line in log()) == 2
+
+
+@posix
+@pytest.mark.parametrize(
+    ("built_for", "gpu", "serves"),
+    [
+        ("8.0 8.6", (8, 6), True),
+        ("8.0", (8, 9), True),  # machine code is good for later minor versions
+        ("8.6", (8, 0), False),
+        ("8.0", (9, 0), False),
+        ("7.5 8.0+PTX", (9, 0), True),
+        ("9.0+PTX", (8, 0), False),
+        ("9.0a", (9, 0), True),
+        ("10.0a", (10, 3), False),  # "a": for this very version
+    ],
+)
+def test_a_shared_cache_gives_each_gpu_what_runs_on_it(stand_in, cuda_sources, monkeypatch, built_for, gpu, serves):
+    stand_in()
+    monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", built_for)
+    library = extension.build()
+    monkeypatch.delenv("TORCH_CUDA_ARCH_LIST")
+    see_gpus(monkeypatch, gpu)
+    for compiler in (None, extension.find_compiler()):
+        assert (library in extension._cached_libraries(compiler, None)) == serves
+    assert (extension._load() == library) == serves
+
+
+NVCC = extension.find_nvcc()
+
+
+@needs_compiler
+@pytest.mark.skipif(NVCC is None, reason="no nvcc here")
+@pytest.mark.skipif(torch.version.cuda is None, reason="this torch has no CUDA")
+@pytest.mark.parametrize("name", [path.name for path in sorted(extension.source_folder().glob("*.cu"))])
+def test_every_cuda_file_compiles(name, tmp_path):
+    """For one architecture. What compiled once is not compiled again until it, a header or a compiler changes."""
+    compiler, cuda = extension.find_compiler(), extension.Cuda(NVCC, ("8.0",))
+    source = extension.source_folder() / name
+    command = [*extension._nvcc_command(compiler, cuda, "c++20"), "-c", str(source)]
+    content = [path.read_bytes() for path in [source, *sorted(source.parent.glob("*.h")), source.parent / "cuda.cuh"]]
+    digest = hashlib.sha256(b"\0".join([NVCC.identity.encode(), " ".join(command).encode(), *content])).hexdigest()
+    compiled = extension.cache_folder() / f"compiled-{digest[:16]}.ok"
+    if not compiled.is_file():
+        extension._run([*command, "-o", str(tmp_path / "object.o")], verbose=False)
+        compiled.parent.mkdir(parents=True, exist_ok=True)
+        compiled.touch()
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ Vectorised and differentiable; slower and hungrier than the kernels, with the sa
 of the file of its name in `maskrcnn.ops` and `csrc`.
 """
 
+from maskrcnn.ops.reference.keypoints import decode_keypoints as decode_keypoints
 from maskrcnn.ops.reference.nms import batched_nms as batched_nms
 from maskrcnn.ops.reference.nms import nms as nms
 from maskrcnn.ops.reference.nms import padded_nms as padded_nms

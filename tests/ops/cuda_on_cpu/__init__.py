@@ -22,20 +22,22 @@ SUFFIXES = (".h", ".cuh", ".cu", ".cpp", ".py")
 @functools.cache
 def operators() -> Any:
     """`torch.ops.maskrcnn_cuda_on_cpu`: the operators of csrc/*.cu, for CPU tensors. Skips without a compiler."""
-    compiler = extension.find_compiler()
-    if compiler is None or compiler.is_msvc:
-        pytest.skip("needs g++ or clang++")
-    library = _library(compiler.command)
-    torch.ops.load_library(library)
+    torch.ops.load_library(build())
     return getattr(torch.ops, NAMESPACE)
 
 
-def _library(command: tuple[str, ...]) -> Path:
+def build() -> Path:
+    """The library, from the cache if it lies there. Skips without a compiler."""
+    compiler = extension.find_compiler()
+    if compiler is None or compiler.is_msvc:
+        pytest.skip("needs g++ or clang++")
+    command = compiler.command
     source = extension.source_folder()
     files = sorted(
         [*source.glob("*.h"), *source.glob("*.cuh"), *source.glob("*.cu"), source / "ops.cpp", *HERE.glob("*")]
     )
-    digest = hashlib.sha256(b"".join(path.read_bytes() for path in files if path.is_file())).hexdigest()[:16]
+    content = [path.read_bytes() for path in files if path.is_file()]
+    digest = hashlib.sha256(b"".join([compiler.identity.encode(), *content])).hexdigest()[:16]
     library = extension.cache_folder() / f"cuda-on-cpu-{digest}.so"
     if library.is_file():
         return library

@@ -10,6 +10,10 @@
 
 #include "common.h"
 
+#ifdef __SANITIZE_ADDRESS__
+#include <sanitizer/common_interface_defs.h>
+#endif
+
 #define MASKRCNN_CUDA CPU
 #define __global__
 #define __device__
@@ -44,10 +48,37 @@ inline ucontext_t scheduler;
 inline Fiber* current = nullptr;
 inline std::function<void()> work;
 
+// From the running context to another, of which AddressSanitizer must know the stack. `ends`: the running one does.
+inline void switch_context(ucontext_t& from, ucontext_t& to, const void* stack, size_t size, bool ends = false) {
+#ifdef __SANITIZE_ADDRESS__
+  void* frames = nullptr;
+  __sanitizer_start_switch_fiber(ends ? nullptr : &frames, stack, size);
+  swapcontext(&from, &to);
+  __sanitizer_finish_switch_fiber(frames, nullptr, nullptr);
+#else
+  swapcontext(&from, &to);
+#endif
+}
+
+inline const void* scheduler_stack = nullptr;
+inline size_t scheduler_size = 0;
+
+inline void to_scheduler(bool ends) {
+  switch_context(current->context, scheduler, scheduler_stack, scheduler_size, ends);
+}
+
+inline void to_fiber(Fiber& fiber) {
+  current = &fiber;
+  switch_context(scheduler, fiber.context, fiber.stack.get(), kStack);
+}
+
 inline void enter() {
+#ifdef __SANITIZE_ADDRESS__
+  __sanitizer_finish_switch_fiber(nullptr, &scheduler_stack, &scheduler_size);
+#endif
   work();
   current->done = true;
-  swapcontext(&current->context, &scheduler);
+  to_scheduler(true);
 }
 
 inline std::vector<Fiber>& pool() {
@@ -57,7 +88,7 @@ inline std::vector<Fiber>& pool() {
 
 }  // namespace fibers
 
-inline void __syncthreads() { swapcontext(&fibers::current->context, &fibers::scheduler); }
+inline void __syncthreads() { fibers::to_scheduler(false); }
 
 template <typename... Parameters, typename... Args>
 void launch(const Tensor&, void (*kernel)(Parameters...), int64_t blocks, int threads, Args... args) {
@@ -82,9 +113,8 @@ void launch(const Tensor&, void (*kernel)(Parameters...), int64_t blocks, int th
     for (int running = threads; running > 0;) {  // each round takes every thread to its next barrier, or to its end
       for (int t = 0; t < threads; ++t) {
         if (pool[t].done) continue;
-        fibers::current = &pool[t];
         threadIdx.x = static_cast<unsigned>(t);
-        swapcontext(&fibers::scheduler, &pool[t].context);
+        fibers::to_fiber(pool[t]);
         if (pool[t].done) --running;
       }
     }

@@ -1,0 +1,1 @@
+"""A package, so that `ops` is this one and not `benchmarks/ops.py`."""
