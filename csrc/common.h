@@ -81,6 +81,29 @@ inline void check_boxes_dtype(const Tensor& boxes, const char* name, const Tenso
   check_dtype(boxes, name, values.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float);
 }
 
+// What every operator on RoIs takes: values (N, C, H, W) or (R, C, h, w), as `wanted` says, and rois (R, 5).
+inline void check_values_and_rois(const Tensor& values, const char* name, const char* wanted, const Tensor& rois) {
+  check_shape(values, name, {-1, -1, -1, -1}, wanted);
+  check_shape(rois, "rois", {-1, 5}, "(R, 5): image index, x1, y1, x2, y2");
+  check_boxes_dtype(rois, "rois", values);
+  check_same_device(rois, "rois", values, name);
+}
+
+inline void check_output_size(int64_t height, int64_t width) {
+  check(height > 0 && width > 0, "output_size: (", height, ", ", width, "); expected two positive numbers");
+}
+
+// A gradient of the pooled (R, C, h, w) for features of this many images of this size.
+inline void check_grad_and_rois(const Tensor& grad, const Tensor& rois, int64_t images, int64_t height,
+                                int64_t width) {
+  check_values_and_rois(grad, "grad", "(R, C, h, w)", rois);
+  check(grad.size(0) == rois.size(0), "grad: shape ", shape_of(grad), "; expected ", rois.size(0),
+        " rows, one for each of the rois");
+  check_output_size(grad.size(2), grad.size(3));
+  check(images >= 0 && height >= 0 && width >= 0, "features: ", images, " images of (", height, ", ", width,
+        "); expected no negative number");
+}
+
 // ---- dtypes ------------------------------------------------------------------------------------------------------
 
 // Calls body(T()) with the floating type of `t`, which the message of a failure calls `name`.
@@ -107,6 +130,29 @@ auto for_box_type(const Tensor& t, const char* name, Body body) {
   check(t.scalar_type() == ScalarType::Float, name, ": dtype ", torch::headeronly::toString(t.scalar_type()),
         "; expected float32 or float64");
   return body(float());
+}
+
+// ---- memory layouts ----------------------------------------------------------------------------------------------
+
+// True where the layout of (N, C, H, W) is NHWC and not NCHW too (one channel, or one pixel, is both).
+inline bool is_channels_last(const Tensor& t) {
+  if (t.is_contiguous()) return false;
+  int64_t expected = 1;
+  for (int64_t d : {1, 3, 2, 0}) {
+    if (t.size(d) != 1 && t.stride(d) != expected) return false;
+    expected *= t.size(d);
+  }
+  return true;
+}
+
+// (n, h, w, c) as (n, c, h, w) in NHWC order; in two steps, since torch 2.10 has no permute here.
+inline Tensor channels_first(const Tensor& t) {
+  return torch::stable::transpose(torch::stable::transpose(t, 1, 3), 2, 3);
+}
+
+// A new uninitialised (n, c, h, w) tensor in NHWC order.
+inline Tensor new_channels_last(const Tensor& like, int64_t n, int64_t c, int64_t h, int64_t w) {
+  return channels_first(torch::stable::new_empty(like, {n, h, w, c}));
 }
 
 }  // namespace maskrcnn

@@ -115,27 +115,6 @@ void convert(const From* from, To* to, int64_t count) {
 
 // ---- memory layouts ----------------------------------------------------------------------------------------------
 
-// True where the layout of (N, C, H, W) is NHWC and not NCHW too (one channel, or one pixel, is both).
-inline bool is_channels_last(const Tensor& t) {
-  if (t.is_contiguous()) return false;
-  int64_t expected = 1;
-  for (int64_t d : {1, 3, 2, 0}) {
-    if (t.size(d) != 1 && t.stride(d) != expected) return false;
-    expected *= t.size(d);
-  }
-  return true;
-}
-
-// (n, h, w, c) as (n, c, h, w) in NHWC order; in two steps, since torch 2.10 has no permute here.
-inline Tensor channels_first(const Tensor& t) {
-  return torch::stable::transpose(torch::stable::transpose(t, 1, 3), 2, 3);
-}
-
-// A new uninitialised (n, c, h, w) tensor in NHWC order.
-inline Tensor new_channels_last(const Tensor& like, int64_t n, int64_t c, int64_t h, int64_t w) {
-  return channels_first(torch::stable::new_empty(like, {n, h, w, c}));
-}
-
 // dst[c][r] = src[r][c], in blocks that stay in the cache: rows x cols with these row strides -> cols x rows.
 template <typename Src, typename Dst>
 void transpose(const Src* src, int64_t src_stride, Dst* dst, int64_t dst_stride, int64_t rows, int64_t cols) {
@@ -150,6 +129,35 @@ void transpose(const Src* src, int64_t src_stride, Dst* dst, int64_t dst_stride,
         }
       }
     }
+  }
+}
+
+// (N, C, H, W) as NHWC: itself, or a copy.
+template <typename T>
+Tensor to_channels_last(const Tensor& input) {
+  if (is_channels_last(input)) return input;
+  const Tensor source = torch::stable::contiguous(input);
+  const int64_t n = input.size(0), c = input.size(1), h = input.size(2), w = input.size(3);
+  Tensor copy = new_channels_last(input, n, c, h, w);
+  const T* from = source.const_data_ptr<T>();
+  T* to = copy.mutable_data_ptr<T>();
+  torch::stable::parallel_for(0, n * h, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t image = i / h, y = i % h;
+      transpose(from + image * c * h * w + y * w, h * w, to + i * w * c, c, c, w);
+    }
+  });
+  return copy;
+}
+
+// ---- RoIs --------------------------------------------------------------------------------------------------------
+
+template <typename Acc>
+void check_images(const Acc* rois, int64_t count, int64_t images) {
+  for (int64_t r = 0; r < count; ++r) {
+    const Acc index = rois[5 * r];
+    check(index >= Acc(0) && index < Acc(images), "rois: row ", r, " has image index ", index, ", but there are ",
+          images, " images");
   }
 }
 

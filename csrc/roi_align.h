@@ -231,7 +231,7 @@ inline RoIAlign roi_align_problem(const std::vector<int64_t>& sizes, int64_t cha
   check(static_cast<int64_t>(options.scales.size()) == levels, "scales: ", options.scales.size(), " of them for ",
         levels, " levels");
   check_shape(rois, "rois", {-1, 5}, "(R, 5): image index, x1, y1, x2, y2");
-  check(bins_h > 0 && bins_w > 0, "output_size: (", bins_h, ", ", bins_w, "); expected two positive numbers");
+  check_output_size(bins_h, bins_w);
   check(options.sampling_ratio >= 0 && options.sampling_ratio <= kMaxSamplingRatio, "sampling_ratio: ",
         options.sampling_ratio, "; expected 0 (adaptive) or up to ", kMaxSamplingRatio);
   RoIAlign p{};

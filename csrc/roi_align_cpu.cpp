@@ -17,32 +17,10 @@ template <typename Acc>
 std::vector<RoIBox<Acc>> read_boxes(const Tensor& rois, const RoIAlign& p) {
   const Tensor contiguous = torch::stable::contiguous(rois);
   const Acc* data = contiguous.const_data_ptr<Acc>();
-  for (int64_t r = 0; r < p.rois; ++r) {
-    const Acc index = data[5 * r];
-    check(index >= Acc(0) && index < Acc(p.images), "rois: row ", r, " has image index ", index, ", but there are ",
-          p.images, " images");
-  }
+  check_images(data, p.rois, p.images);
   std::vector<RoIBox<Acc>> boxes(p.rows());
   for (int64_t row = 0; row < p.rows(); ++row) boxes[row] = roi_box(data, row, p);
   return boxes;
-}
-
-// (N, C, H, W) as NHWC: itself, or a copy.
-template <typename T>
-Tensor to_channels_last(const Tensor& input) {
-  if (is_channels_last(input)) return input;
-  const Tensor source = torch::stable::contiguous(input);
-  const int64_t n = input.size(0), c = input.size(1), h = input.size(2), w = input.size(3);
-  Tensor copy = new_channels_last(input, n, c, h, w);
-  const T* from = source.const_data_ptr<T>();
-  T* to = copy.mutable_data_ptr<T>();
-  torch::stable::parallel_for(0, n * h, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      const int64_t image = i / h, y = i % h;
-      transpose(from + image * c * h * w + y * w, h * w, to + i * w * c, c, c, w);
-    }
-  });
-  return copy;
 }
 
 // Each level's features as NHWC; none where the gradient of the mean needs none.
