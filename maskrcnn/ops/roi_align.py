@@ -71,7 +71,7 @@ def roi_align(
             out of range.
     """
     return _roi_align(
-        [features], rois, [scale], output_size, sampling_ratio, aligned, aggregation, round_boxes, level_rule=None
+        [features], rois, [scale], output_size, sampling_ratio, aligned, aggregation, round_boxes, rule=None
     )
 
 
@@ -99,11 +99,7 @@ def roi_align_levels(
     Returns:
         (R, C, h, w) with dtype and memory format of the first level.
     """
-    finest = math.floor(-math.log2(max(scales))) if scales and min(scales) > 0 else 0  # else the check below raises
-    level_rule = [float(rule.canonical_level), float(rule.canonical_size), float(rule.epsilon), float(finest)]
-    return _roi_align(
-        features, rois, scales, output_size, sampling_ratio, aligned, aggregation, round_boxes, level_rule
-    )
+    return _roi_align(features, rois, scales, output_size, sampling_ratio, aligned, aggregation, round_boxes, rule)
 
 
 def roi_align_all_levels(
@@ -125,9 +121,9 @@ def roi_align_all_levels(
         (L, R, C, h, w), each level with dtype and memory format of the first.
     """
     pooled = _roi_align(
-        features, rois, scales, output_size, sampling_ratio, aligned, aggregation, round_boxes, level_rule=None
+        features, rois, scales, output_size, sampling_ratio, aligned, aggregation, round_boxes, rule=None
     )
-    return pooled.unflatten(0, (len(features), rois.shape[0]))
+    return pooled.view(len(features), rois.shape[0], *pooled.shape[1:])
 
 
 def _roi_align(
@@ -139,10 +135,14 @@ def _roi_align(
     aligned: bool,
     aggregation: str,
     round_boxes: bool,
-    level_rule: list[float] | None,
+    rule: LevelRule | None,
 ) -> Tensor:
     _check(features, rois, scales, output_size, sampling_ratio, aggregation)
     maximum = aggregation == "max"
+    level_rule = None
+    if rule is not None:
+        finest = math.floor(-math.log2(max(scales)))
+        level_rule = [float(rule.canonical_level), float(rule.canonical_size), float(rule.epsilon), float(finest)]
     if rois.device.type not in DEVICES:
         return reference.roi_align(
             features, rois, scales, output_size, sampling_ratio, aligned, round_boxes, maximum, level_rule
