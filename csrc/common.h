@@ -115,29 +115,6 @@ inline void check_grad_and_rois(const Tensor& grad, const Tensor& rois, int64_t 
         "); expected no negative number");
 }
 
-// ---- memory layouts ----------------------------------------------------------------------------------------------
-
-// True where the layout of (N, C, H, W) is NHWC and not NCHW too (one channel, or one pixel, is both).
-inline bool is_channels_last(const Tensor& t) {
-  if (t.is_contiguous()) return false;
-  int64_t expected = 1;
-  for (int64_t d : {1, 3, 2, 0}) {
-    if (t.size(d) != 1 && t.stride(d) != expected) return false;
-    expected *= t.size(d);
-  }
-  return true;
-}
-
-// (n, h, w, c) as (n, c, h, w) in NHWC order; in two steps, since torch 2.10 has no permute here.
-inline Tensor channels_first(const Tensor& t) {
-  return torch::stable::transpose(torch::stable::transpose(t, 1, 3), 2, 3);
-}
-
-// A new uninitialised (n, c, h, w) tensor in NHWC order.
-inline Tensor new_channels_last(const Tensor& like, int64_t n, int64_t c, int64_t h, int64_t w) {
-  return channels_first(torch::stable::new_empty(like, {n, h, w, c}));
-}
-
 // ---- dtypes ------------------------------------------------------------------------------------------------------
 
 // Calls body(T()) with the floating type of `t`, which the message of a failure calls `name`.
@@ -164,6 +141,29 @@ auto for_box_type(const Tensor& t, const char* name, Body body) {
   check(t.scalar_type() == ScalarType::Float, name, ": dtype ", torch::headeronly::toString(t.scalar_type()),
         "; expected float32 or float64");
   return body(float());
+}
+
+// ---- memory layouts ----------------------------------------------------------------------------------------------
+
+// True where the layout of (N, C, H, W) is NHWC and not NCHW too (one channel, or one pixel, is both).
+inline bool is_channels_last(const Tensor& t) {
+  if (t.is_contiguous()) return false;
+  int64_t expected = 1;
+  for (int64_t d : {1, 3, 2, 0}) {
+    if (t.size(d) != 1 && t.stride(d) != expected) return false;
+    expected *= t.size(d);
+  }
+  return true;
+}
+
+// (n, h, w, c) as (n, c, h, w) in NHWC order; in two steps, since torch 2.10 has no permute here.
+inline Tensor channels_first(const Tensor& t) {
+  return torch::stable::transpose(torch::stable::transpose(t, 1, 3), 2, 3);
+}
+
+// A new uninitialised (n, c, h, w) tensor in NHWC order.
+inline Tensor new_channels_last(const Tensor& like, int64_t n, int64_t c, int64_t h, int64_t w) {
+  return channels_first(torch::stable::new_empty(like, {n, h, w, c}));
 }
 
 }  // namespace maskrcnn

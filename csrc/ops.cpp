@@ -3,14 +3,16 @@
 
 STABLE_TORCH_LIBRARY(maskrcnn, m) {
   // ---- regions: csrc/roi_align.h, csrc/roi_pool.h, csrc/roi_warp.h ----
-  // features (N, C, H, W), rois (R, 5) -> (R, C, height, width)
+  // features: (N, C, H_k, W_k) of each level; rois (R, 5); level_rule (k0, canonical size, epsilon, finest level)
+  // -> (R, C, height, width), each box from its own level, or without a rule (L * R, C, height, width), from all.
   m.def(
-      "roi_align(Tensor input, Tensor rois, float scale, SymInt height, SymInt width, int sampling_ratio, "
-      "bool aligned) -> Tensor");
-  // grad (R, C, h, w) -> the gradient of the input (images, C, in_height, in_width)
+      "roi_align(Tensor[] features, Tensor rois, float[] scales, SymInt height, SymInt width, int sampling_ratio, "
+      "bool aligned, bool rounded, bool maximum, float[]? level_rule) -> Tensor");
+  // grad (R or L * R, C, h, w), sizes (N, H_0, W_0, H_1, ...) -> the gradient of each level; features for maximum only
   m.def(
-      "roi_align_backward(Tensor grad, Tensor rois, float scale, SymInt images, SymInt in_height, SymInt in_width, "
-      "int sampling_ratio, bool aligned, bool channels_last) -> Tensor");
+      "roi_align_backward(Tensor grad, Tensor[] features, Tensor rois, SymInt[] sizes, float[] scales, "
+      "int sampling_ratio, bool aligned, bool rounded, bool maximum, float[]? level_rule, bool channels_last, "
+      "bool deterministic) -> Tensor[]");
   // features (N, C, H, W), rois (R, 5) -> (R, C, height, width) and int32 argmax of the same shape: the pixel y * W + x
   // that each value came from, or -1
   m.def("roi_pool(Tensor input, Tensor rois, float scale, SymInt height, SymInt width) -> (Tensor, Tensor)");

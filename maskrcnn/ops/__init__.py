@@ -16,7 +16,10 @@ from maskrcnn.ops.paste import masks_to_rle as masks_to_rle
 from maskrcnn.ops.paste import paste_masks as paste_masks
 from maskrcnn.ops.polygons import crop_polygons as crop_polygons
 from maskrcnn.ops.polygons import points_in_polygons as points_in_polygons
+from maskrcnn.ops.roi_align import LevelRule as LevelRule
 from maskrcnn.ops.roi_align import roi_align as roi_align
+from maskrcnn.ops.roi_align import roi_align_all_levels as roi_align_all_levels
+from maskrcnn.ops.roi_align import roi_align_levels as roi_align_levels
 from maskrcnn.ops.roi_pool import roi_pool as roi_pool
 from maskrcnn.ops.roi_warp import roi_warp as roi_warp
 from maskrcnn.ops.roi_warp import roi_warp_pool as roi_warp_pool

@@ -1,7 +1,10 @@
-"""RoIAlign (Mask R-CNN §3)."""
+"""RoIAlign (Mask R-CNN §3), from one map or from the levels of a pyramid (FPN §4.2, PANet §3.2)."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,6 +14,20 @@ from maskrcnn.ops import reference
 from maskrcnn.ops.extension import COMPILED, devices
 
 DEVICES = devices("roi_align")
+AGGREGATIONS = ("average", "max")
+MAX_SAMPLING_RATIO, MAX_LEVELS = 1024, 16  # of the kernels
+
+
+@dataclass(frozen=True)
+class LevelRule:
+    """FPN Eq. 1: a box of w x h belongs to level k = floor(k0 + log2(sqrt(wh) / size + epsilon)).
+
+    Level k has stride 2^k; boxes beyond the pyramid go to its nearest level.
+    """
+
+    canonical_level: int = 4  # k0
+    canonical_size: float = 224.0  # ImageNet's
+    epsilon: float = 1e-8
 
 
 def roi_align(
@@ -21,10 +38,13 @@ def roi_align(
     output_size: tuple[int, int],
     sampling_ratio: int = 2,
     aligned: bool = True,
+    aggregation: str = "average",
+    round_boxes: bool = False,
 ) -> Tensor:
     """Features of each RoI, bilinear at regular points and averaged per bin (Mask R-CNN §3); no rounding anywhere.
 
-    Differentiable in the features, not in the rois. The gradient is the same, bit for bit, for any number of threads.
+    Differentiable in the features, not in the rois. On the CPU the gradient is the same, bit for bit, for any number of
+    threads; on CUDA it is reproducible under `torch.use_deterministic_algorithms(True)`, and slower.
 
     Args:
         features: (N, C, H, W), float32, float64, float16 or bfloat16; half types are summed in float32. channels_last
@@ -32,45 +52,150 @@ def roi_align(
         rois: (R, 5), image index then XYXY in input pixels; float32, or float64 for float64 features.
         scale: feature pixels per input pixel, 1 / stride.
         output_size: (h, w), the number of bins.
-        sampling_ratio: points per bin and axis; 0 takes ceil(bin side), at least one per pixel. A box without extent
-            then has no point, and gives zeros.
+        sampling_ratio: points per bin and axis, up to 1024; 0 takes ceil(bin side), at least one per pixel. A box
+            without extent then has no point, and gives zeros.
         aligned: pixel centres lie at half-integers, as for all boxes here; False: at integers, with boxes of at least
             one feature pixel, which is what the paper's and torchvision's weights were trained with.
+        aggregation: "average" of a bin's points, or "max" of them (Table 2c compares both), whose gradient goes to the
+            greatest point, the first of equals.
+        round_boxes: round the corners to whole feature pixels first, half away from zero, as RoIPool does: with it,
+            this is what Table 2c calls RoIWarp.
 
     Returns:
         (R, C, h, w) with dtype and memory format of `features`. A point more than one pixel outside the map counts as
-        zero; a non-finite box gives NaN in its row, and no gradient.
+        zero; a non-finite box gives NaN in its row, and no gradient. So does an image index out of range where
+        checking it would wait for the device (not the CPU).
 
     Raises:
-        ValueError: shape, dtype, device, a size that is not positive, an image index out of range.
+        ValueError: shape, dtype, device, a size that is not positive, an unknown aggregation; on the CPU an image index
+            out of range.
     """
-    _check(features, rois, output_size, sampling_ratio)
-    if features.device.type not in DEVICES:
-        return reference.roi_align(
-            features, rois, scale=scale, output_size=output_size, sampling_ratio=sampling_ratio, aligned=aligned
-        )
-    aligned_features: Tensor = torch.ops.maskrcnn.roi_align(
-        features, rois, scale, *output_size, sampling_ratio, aligned
+    return _roi_align(
+        [features], rois, [scale], output_size, sampling_ratio, aligned, aggregation, round_boxes, rule=None
     )
-    return aligned_features
 
 
-def _check(features: Tensor, rois: Tensor, output_size: tuple[int, int], sampling_ratio: int) -> None:
-    if features.ndim != 4 or not features.is_floating_point():
-        raise ValueError(
-            f"features: {features.dtype} of shape {tuple(features.shape)}; expected a float tensor (N, C, H, W)"
+def roi_align_levels(
+    features: Sequence[Tensor],
+    rois: Tensor,
+    *,
+    scales: Sequence[float],
+    output_size: tuple[int, int],
+    sampling_ratio: int = 2,
+    aligned: bool = True,
+    aggregation: str = "average",
+    round_boxes: bool = False,
+    rule: LevelRule = LevelRule(),
+) -> Tensor:
+    """`roi_align` of each box from the level that suits its size (FPN §4.2, Eq. 1), in one call.
+
+    Args:
+        features: up to 16 levels (N, C, H_k, W_k), high to low resolution, each of half that of the one before.
+        scales: of each level, 1 / stride.
+        rule: which level a box belongs to.
+
+    The other arguments, and the errors, are those of `roi_align`.
+
+    Returns:
+        (R, C, h, w) with dtype and memory format of the first level.
+    """
+    return _roi_align(features, rois, scales, output_size, sampling_ratio, aligned, aggregation, round_boxes, rule)
+
+
+def roi_align_all_levels(
+    features: Sequence[Tensor],
+    rois: Tensor,
+    *,
+    scales: Sequence[float],
+    output_size: tuple[int, int],
+    sampling_ratio: int = 2,
+    aligned: bool = True,
+    aggregation: str = "average",
+    round_boxes: bool = False,
+) -> Tensor:
+    """`roi_align` of each box from every level, for adaptive feature pooling (PANet §3.2, Fig. 1c), in one call.
+
+    Arguments as of `roi_align_levels`, without a rule.
+
+    Returns:
+        (L, R, C, h, w), each level with dtype and memory format of the first.
+    """
+    pooled = _roi_align(
+        features, rois, scales, output_size, sampling_ratio, aligned, aggregation, round_boxes, rule=None
+    )
+    return pooled.view(len(features), rois.shape[0], *pooled.shape[1:])
+
+
+def _roi_align(
+    features: Sequence[Tensor],
+    rois: Tensor,
+    scales: Sequence[float],
+    output_size: tuple[int, int],
+    sampling_ratio: int,
+    aligned: bool,
+    aggregation: str,
+    round_boxes: bool,
+    rule: LevelRule | None,
+) -> Tensor:
+    _check(features, rois, scales, output_size, sampling_ratio, aggregation)
+    maximum = aggregation == "max"
+    level_rule = None
+    if rule is not None:
+        finest = math.floor(-math.log2(max(scales)))
+        level_rule = [float(rule.canonical_level), float(rule.canonical_size), float(rule.epsilon), float(finest)]
+    if rois.device.type not in DEVICES:
+        return reference.roi_align(
+            features, rois, scales, output_size, sampling_ratio, aligned, round_boxes, maximum, level_rule
         )
+    pooled: Tensor = torch.ops.maskrcnn.roi_align(
+        list(features),
+        rois,
+        list(scales),
+        *output_size,
+        sampling_ratio,
+        aligned,
+        round_boxes,
+        maximum,
+        level_rule,
+    )
+    return pooled
+
+
+def _check(
+    features: Sequence[Tensor],
+    rois: Tensor,
+    scales: Sequence[float],
+    output_size: tuple[int, int],
+    sampling_ratio: int,
+    aggregation: str,
+) -> None:
+    if not 1 <= len(features) <= MAX_LEVELS:
+        raise ValueError(f"features: {len(features)} levels; expected 1 to {MAX_LEVELS}")
+    for level in features:
+        if level.ndim != 4 or not level.is_floating_point():
+            raise ValueError(
+                f"features: {level.dtype} of shape {tuple(level.shape)}; expected a float tensor (N, C, H, W)"
+            )
+        if level.shape[:2] != features[0].shape[:2] or level.dtype != features[0].dtype:
+            raise ValueError(
+                f"features: {level.dtype} of shape {tuple(level.shape)}; expected images, channels and dtype of the "
+                f"first level, {features[0].dtype} of shape {tuple(features[0].shape)}"
+            )
+        if level.device != rois.device:
+            raise ValueError(f"rois: on {rois.device}, but features are on {level.device}")
     if rois.ndim != 2 or rois.shape[1] != 5:
         raise ValueError(f"rois: shape {tuple(rois.shape)}; expected (R, 5): image index, x1, y1, x2, y2")
-    expected = torch.float64 if features.dtype == torch.float64 else torch.float32
+    expected = torch.float64 if features[0].dtype == torch.float64 else torch.float32
     if rois.dtype != expected:
-        raise ValueError(f"rois: {rois.dtype}; expected {expected} for {features.dtype} features")
-    if rois.device != features.device:
-        raise ValueError(f"rois: on {rois.device}, but features are on {features.device}")
+        raise ValueError(f"rois: {rois.dtype}; expected {expected} for {features[0].dtype} features")
+    if len(scales) != len(features) or not all(0 < scale < math.inf for scale in scales):
+        raise ValueError(f"scales: {tuple(scales)}; expected a positive number for each of {len(features)} levels")
     if len(output_size) != 2 or min(output_size) < 1:
         raise ValueError(f"output_size: {output_size}; expected two positive numbers (h, w)")
-    if sampling_ratio < 0:
-        raise ValueError(f"sampling_ratio: {sampling_ratio}; expected 0 (adaptive) or a positive number")
+    if not 0 <= sampling_ratio <= MAX_SAMPLING_RATIO:
+        raise ValueError(f"sampling_ratio: {sampling_ratio}; expected 0 (adaptive) or up to {MAX_SAMPLING_RATIO}")
+    if aggregation not in AGGREGATIONS:
+        raise ValueError(f"aggregation: {aggregation!r}; expected one of {', '.join(AGGREGATIONS)}")
 
 
 def _is_channels_last(features: Tensor) -> bool:
@@ -83,38 +208,54 @@ def _new_empty(like: Tensor, shape: tuple[int, int, int, int], channels_last: bo
 
 
 def _fake(
-    features: Tensor, rois: Tensor, scale: float, height: int, width: int, sampling_ratio: int, aligned: bool
-) -> Tensor:
-    return _new_empty(features, (rois.shape[0], features.shape[1], height, width), _is_channels_last(features))
-
-
-def _fake_backward(
-    grad: Tensor,
+    features: Sequence[Tensor],
     rois: Tensor,
-    scale: float,
-    images: int,
+    scales: Sequence[float],
     height: int,
     width: int,
     sampling_ratio: int,
     aligned: bool,
-    channels_last: bool,
+    rounded: bool,
+    maximum: bool,
+    level_rule: Sequence[float] | None,
 ) -> Tensor:
-    return _new_empty(grad, (images, grad.shape[1], height, width), channels_last)
+    rows = rois.shape[0] * (len(features) if level_rule is None else 1)
+    return _new_empty(features[0], (rows, features[0].shape[1], height, width), _is_channels_last(features[0]))
+
+
+def _fake_backward(
+    grad: Tensor,
+    features: Sequence[Tensor],
+    rois: Tensor,
+    sizes: Sequence[int],
+    scales: Sequence[float],
+    sampling_ratio: int,
+    aligned: bool,
+    rounded: bool,
+    maximum: bool,
+    level_rule: Sequence[float] | None,
+    channels_last: bool,
+    deterministic: bool,
+) -> list[Tensor]:
+    images, levels = sizes[0], zip(sizes[1::2], sizes[2::2], strict=True)
+    return [_new_empty(grad, (images, grad.shape[1], height, width), channels_last) for height, width in levels]
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    features, rois, ctx.scale, _, _, ctx.sampling_ratio, ctx.aligned = inputs
-    ctx.save_for_backward(rois)  # not the features: the map is linear in them
-    ctx.images, _, ctx.height, ctx.width = features.shape
-    ctx.channels_last = _is_channels_last(features)
+    features, rois, scales, _, _, sampling_ratio, aligned, rounded, maximum, level_rule = inputs
+    # The mean is linear in the features and needs them no more; where the maximum was is found again.
+    ctx.save_for_backward(rois, *(features if maximum else ()))
+    ctx.sizes = [features[0].shape[0], *(side for level in features for side in level.shape[2:])]
+    ctx.options = (scales, sampling_ratio, aligned, rounded, maximum, level_rule, _is_channels_last(features[0]))
 
 
-def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    (rois,) = ctx.saved_tensors
-    features_grad: Tensor = torch.ops.maskrcnn.roi_align_backward(
-        grad, rois, ctx.scale, ctx.images, ctx.height, ctx.width, ctx.sampling_ratio, ctx.aligned, ctx.channels_last
+def _backward(ctx: Any, grad: Tensor) -> tuple[list[Tensor] | None, ...]:
+    rois, *features = ctx.saved_tensors
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    gradients: list[Tensor] = torch.ops.maskrcnn.roi_align_backward(
+        grad, features, rois, ctx.sizes, *ctx.options, deterministic
     )
-    return features_grad, None, None, None, None, None, None
+    return gradients, *[None] * 9
 
 
 if COMPILED:  # an operator that does not exist takes no fake and no gradient

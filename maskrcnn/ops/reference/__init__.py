@@ -15,6 +15,7 @@ from maskrcnn.ops.reference.polygons import points_in_polygons as points_in_poly
 from maskrcnn.ops.reference.rle import compress_counts as compress_counts
 from maskrcnn.ops.reference.rle import decompress_counts as decompress_counts
 from maskrcnn.ops.reference.rle import encode_windows as encode_windows
+from maskrcnn.ops.reference.roi_align import assign_levels as assign_levels
 from maskrcnn.ops.reference.roi_align import roi_align as roi_align
 from maskrcnn.ops.reference.roi_pool import roi_pool as roi_pool
 from maskrcnn.ops.reference.roi_warp import roi_warp as roi_warp

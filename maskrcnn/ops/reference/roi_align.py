@@ -1,51 +1,95 @@
-"""RoIAlign in plain PyTorch (Mask R-CNN §3)."""
+"""RoIAlign in plain PyTorch (Mask R-CNN §3), from one or many levels (FPN §4.2, PANet §3.2)."""
 
 from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from maskrcnn.ops.boxes import area
+
 TAPS_PER_CHUNK = 1 << 22  # of an index and a weight each: 50 MB
 
 
-def roi_align(
-    features: Tensor, rois: Tensor, *, scale: float, output_size: tuple[int, int], sampling_ratio: int, aligned: bool
+def assign_levels(
+    boxes: Tensor, levels: int, *, canonical_level: float, canonical_size: float, epsilon: float, finest: float
 ) -> Tensor:
-    """RoIAlign (Mask R-CNN §3); arguments and result as in `ops.roi_align`.
+    """FPN Eq. 1: k = floor(k0 + log2(sqrt(wh) / 224)), as an index into levels that begin with `finest`.
 
-    A bin is a weighted sum of feature vectors, which is what `embedding_bag` computes: the map is the table, a bin is
-    a bag, and the weights are the bilinear ones.
+    Boxes (R, 4) -> int64 (R,), 0..levels - 1; 0 for NaN. Without a rounding error on the boundaries, `epsilon` is 0.
     """
-    images, channels, height, width = features.shape
-    count, (bins_h, bins_w) = rois.shape[0], output_size
-    if rois.device.type == "cpu":  # elsewhere it would wait for the device, which then checks the index itself
-        _check_image_index(rois[:, 0], images)
-    if count * features.numel() == 0:
-        return features.sum() * 0 + features.new_zeros(count, channels, bins_h, bins_w)
-    finite = _finite(rois, scale)
-    safe = torch.where(finite[:, None], rois, 0)
-    # embedding_bag's weights have the table's dtype, which must not be a half type.
-    table = features if features.dtype == torch.float64 else features.float()
-    table = table.permute(0, 2, 3, 1).reshape(images * height * width, channels)
+    relative = area(boxes).sqrt() / canonical_size
+    k = (canonical_level + (relative + epsilon).log2()).floor()
+    return (k - finest).nan_to_num().clamp(0, levels - 1).to(torch.int64)
 
-    rows, row_weights = _axis_taps(safe[:, 2], safe[:, 4], scale, bins_h, height, sampling_ratio, aligned)
-    cols, col_weights = _axis_taps(safe[:, 1], safe[:, 3], scale, bins_w, width, sampling_ratio, aligned)
-    taps_per_bin = rows.shape[2] * cols.shape[2]
-    chunk = max(1, TAPS_PER_CHUNK // (bins_h * bins_w * max(taps_per_bin, 1)))
-    first = safe[:, 0].long() * (height * width)
-    bins = []
-    for part in (slice(r, r + chunk) for r in range(0, count, chunk)):
-        # (r, h, 1, a, 1) and (r, 1, w, 1, b): every row tap with every column tap of a bin
-        index = rows[part, :, None, :, None] * width + cols[part, None, :, None, :]
-        index = index + first[part, None, None, None, None]
-        weight = row_weights[part, :, None, :, None] * col_weights[part, None, :, None, :]
-        index, weight = index.flatten(3).flatten(0, 2), weight.flatten(3).flatten(0, 2)
-        bins.append(F.embedding_bag(index, table, mode="sum", per_sample_weights=weight))
-    out = torch.cat(bins).reshape(count, bins_h, bins_w, channels).permute(0, 3, 1, 2)
-    out = torch.where(finite[:, None, None, None], out, torch.nan).to(features.dtype)
-    channels_last = features.is_contiguous(memory_format=torch.channels_last) and not features.is_contiguous()
-    return out if channels_last else out.contiguous()
+
+def roi_align(
+    features: Sequence[Tensor],
+    rois: Tensor,
+    scales: Sequence[float],
+    output_size: tuple[int, int],
+    sampling_ratio: int,
+    aligned: bool,
+    rounded: bool,
+    maximum: bool,
+    level_rule: Sequence[float] | None,
+) -> Tensor:
+    """RoIAlign (Mask R-CNN §3): each box from the level of the rule, or without one from all, level by level.
+
+    Arguments as `ops.roi_align` and its siblings name them; `level_rule` is (k0, canonical size, epsilon, finest level)
+    or None. Gives (R, C, h, w), or (L * R, C, h, w).
+
+    A bin is a weighted sum of feature vectors, which is what `embedding_bag` computes: the maps of all levels are the
+    table, a bin (or for the maximum a sample) is a bag, and the weights are the bilinear ones.
+    """
+    images, channels = features[0].shape[:2]
+    count, (bins_h, bins_w) = rois.shape[0], output_size
+    if rois.device.type == "cpu":  # elsewhere it would wait for the device
+        _check_image_index(rois[:, 0], images)
+    if level_rule is not None:
+        k0, size, epsilon, finest = level_rule
+        level = assign_levels(
+            rois[:, 1:], len(features), canonical_level=k0, canonical_size=size, epsilon=epsilon, finest=finest
+        )
+    else:
+        level = torch.arange(len(features), device=rois.device).repeat_interleave(count)
+        rois = rois.repeat(len(features), 1)
+    if len(rois) * channels * images == 0 or min(f.numel() for f in features) == 0:
+        return _without_pixels(features, rois, output_size)
+    heights, widths = (torch.tensor([f.shape[d] for f in features], device=rois.device)[level] for d in (2, 3))
+    scale = rois.new_tensor(list(scales))[level]
+    valid = _finite(rois, scale) & (rois[:, 0] >= 0) & (rois[:, 0] < images)
+    safe = torch.where(valid[:, None], rois, 0)
+    # embedding_bag's weights have the table's dtype, which must not be a half type.
+    maps = [f if f.dtype == torch.float64 else f.float() for f in features]
+    table = torch.cat([f.permute(0, 2, 3, 1).reshape(-1, channels) for f in maps])
+    starts = torch.tensor([0, *(f[:, 0].numel() for f in features[:-1])], device=rois.device).cumsum(0)
+    first = starts[level] + safe[:, 0].long() * heights * widths
+
+    y = _samples(safe[:, 2], safe[:, 4], scale, bins_h, heights, sampling_ratio, aligned, rounded)
+    x = _samples(safe[:, 1], safe[:, 3], scale, bins_w, widths, sampling_ratio, aligned, rounded)
+    per_row = bins_h * bins_w * 4 * y.inside.shape[2] * x.inside.shape[2]
+    chunk = max(1, TAPS_PER_CHUNK // max(per_row * (channels // 4 if maximum else 1), 1))
+    pool = _maximum if maximum else _mean
+    parts = [slice(r, r + chunk) for r in range(0, len(rois), chunk)]
+    bins = [pool(table, first[part], widths[part], y.rows(part), x.rows(part)) for part in parts]
+    out = torch.cat(bins).reshape(len(rois), bins_h, bins_w, channels).permute(0, 3, 1, 2)
+    out = torch.where(valid[:, None, None, None], out, torch.nan).to(features[0].dtype)
+    return out if _is_channels_last(features[0]) else out.contiguous()
+
+
+def _without_pixels(features: Sequence[Tensor], rois: Tensor, output_size: tuple[int, int]) -> Tensor:
+    """Zeros that stay in the graph, so that distributed training does not hang."""
+    zero = torch.stack([f.sum() for f in features]).sum() * 0
+    return zero + features[0].new_zeros(len(rois), features[0].shape[1], *output_size)
+
+
+def _is_channels_last(features: Tensor) -> bool:
+    return features.is_contiguous(memory_format=torch.channels_last) and not features.is_contiguous()
 
 
 def _check_image_index(index: Tensor, images: int) -> None:
@@ -55,19 +99,42 @@ def _check_image_index(index: Tensor, images: int) -> None:
         raise ValueError(f"rois: row {row} has image index {index[row].item():g}, but there are {images} images")
 
 
-def _finite(rois: Tensor, scale: float) -> Tensor:
+def _finite(rois: Tensor, scale: Tensor) -> Tensor:
     """(R,) whether a box's corners and sides are finite, in feature pixels."""
-    boxes = rois[:, 1:] * scale
+    boxes = rois[:, 1:] * scale[:, None]
     return boxes.isfinite().all(dim=1) & (boxes[:, 2:] - boxes[:, :2]).isfinite().all(dim=1)
 
 
-def _axis_taps(
-    low: Tensor, high: Tensor, scale: float, bins: int, size: int, sampling_ratio: int, aligned: bool
-) -> tuple[Tensor, Tensor]:
-    """Where the bins of one axis read: pixels and weights (R, bins, taps), weight zero where a box has fewer."""
+class _Samples(NamedTuple):
+    """The samples of one axis, (R, bins, samples): two pixels and weights each, and how many a bin has."""
+
+    pixels: Tensor  # (R, bins, samples, 2)
+    weights: Tensor  # (R, bins, samples, 2); zero for a sample outside the map
+    exists: Tensor  # a box may have fewer than there is room for
+    inside: Tensor
+    per_bin: Tensor  # (R, 1, 1)
+
+    def rows(self, part: slice) -> _Samples:
+        return _Samples(*(field[part] for field in self))
+
+
+def _samples(
+    low: Tensor,
+    high: Tensor,
+    scale: Tensor,
+    bins: int,
+    sizes: Tensor,
+    sampling_ratio: int,
+    aligned: bool,
+    rounded: bool,
+) -> _Samples:
+    """Where the bins of one axis read, on maps of `sizes` (R,) pixels."""
+    low, high = low * scale, high * scale
+    if rounded:
+        low, high = _round(low), _round(high)
     offset = 0.5 if aligned else 0.0
-    start = low * scale - offset
-    length = high * scale - offset - start
+    start = low - offset
+    length = high - offset - start
     if not aligned:
         length = length.clamp(min=1)
     bin_length = (length / bins)[:, None, None]
@@ -76,17 +143,52 @@ def _axis_taps(
     # Of a large box only the points that can lie on the map: with one or more per pixel, as many as its size allows.
     first = torch.zeros_like(origin)
     most = sampling_ratio or max(1, int(per_bin.max()))
-    if sampling_ratio == 0 and most > 2 * size + 8:
+    room = 2 * int(sizes.max()) + 8
+    if sampling_ratio == 0 and most > room:
         step = bin_length / per_bin.clamp(min=1)
         first = ((-1 - origin) / step.clamp(min=0.5)).floor().sub(2).clamp(min=0).minimum(per_bin)
-        most = 2 * size + 8
+        most = room
     point = first + torch.arange(most, device=low.device, dtype=low.dtype)
     x = origin + (point + 0.5) * bin_length / per_bin.clamp(min=1)
-    valid = (point < per_bin) & (x >= -1) & (x <= size)
-    x = torch.where(valid, x, 0).clamp(0, size - 1)  # beyond the last centre: the last pixel alone
-    left = x.floor().clamp(max=max(size - 2, 0))
-    right_weight = x - left
-    weights = torch.stack((1 - right_weight, right_weight), dim=-1)
-    weights = weights * (valid / per_bin.clamp(min=1))[..., None]
-    pixels = torch.stack((left, (left + 1).clamp(max=size - 1)), dim=-1).long()
-    return pixels.flatten(2), weights.flatten(2)
+    size = sizes[:, None, None]
+    exists = point < per_bin
+    inside = exists & (x >= -1) & (x <= size)
+    x = torch.where(inside, x, 0).clamp(min=0).minimum((size - 1).to(x.dtype))  # beyond the last centre: the last pixel
+    left = x.floor().minimum((size - 2).clamp(min=0).to(x.dtype))
+    weights = torch.stack((1 - (x - left), x - left), dim=-1) * inside[..., None]
+    pixels = torch.stack((left.long(), (left.long() + 1).minimum(size - 1)), dim=-1)
+    return _Samples(pixels, weights, exists, inside, per_bin)
+
+
+def _round(x: Tensor) -> Tensor:
+    """To whole numbers, half away from zero."""
+    whole = x.trunc()
+    return whole + (x - whole).abs().ge(0.5) * x.sign()
+
+
+def _mean(table: Tensor, first: Tensor, widths: Tensor, y: _Samples, x: _Samples) -> Tensor:
+    """(r * h * w, C): a bag for each bin, with every tap of a row times every tap of a column."""
+    # (r, h, 1, a, 1) and (r, 1, w, 1, b)
+    rows, cols = y.pixels.flatten(2)[:, :, None, :, None], x.pixels.flatten(2)[:, None, :, None, :]
+    index = first[:, None, None, None, None] + rows * widths[:, None, None, None, None] + cols
+    by_row = (y.weights / y.per_bin.clamp(min=1)[..., None]).flatten(2)[:, :, None, :, None]
+    by_col = (x.weights / x.per_bin.clamp(min=1)[..., None]).flatten(2)[:, None, :, None, :]
+    return _bags(table, index.flatten(3).flatten(0, 2), (by_row * by_col).flatten(3).flatten(0, 2))
+
+
+def _maximum(table: Tensor, first: Tensor, widths: Tensor, y: _Samples, x: _Samples) -> Tensor:
+    """(r * h * w, C): a bag for each sample, of its four pixels; then the greatest, the first of equals."""
+    # (r, h, 1, i, 1, a, 1) and (r, 1, w, 1, j, 1, b)
+    rows, cols = y.pixels[:, :, None, :, None, :, None], x.pixels[:, None, :, None, :, None, :]
+    index = first.view(-1, 1, 1, 1, 1, 1, 1) + rows * widths.view(-1, 1, 1, 1, 1, 1, 1) + cols
+    weight = y.weights[:, :, None, :, None, :, None] * x.weights[:, None, :, None, :, None, :]
+    samples = math.prod(index.shape[3:5])
+    values = _bags(table, index.flatten(5).flatten(0, 4), weight.flatten(5).flatten(0, 4))
+    values = values.view(-1, samples, table.shape[1])
+    exists = (y.exists[:, :, None, :, None] & x.exists[:, None, :, None, :]).flatten(3).flatten(0, 2)
+    greatest = torch.where(exists[..., None], values, -torch.inf).argmax(dim=1, keepdim=True)
+    return torch.where(exists.any(dim=1)[:, None], values.gather(1, greatest)[:, 0], 0.0)
+
+
+def _bags(table: Tensor, index: Tensor, weight: Tensor) -> Tensor:
+    return F.embedding_bag(index, table, mode="sum", per_sample_weights=weight)
