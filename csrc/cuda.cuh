@@ -33,9 +33,6 @@ inline int64_t blocks_for(int64_t n, int threads = kThreads) {
 
 // ---- maps --------------------------------------------------------------------------------------------------------
 
-template <typename Acc>
-constexpr Acc kNaN = std::numeric_limits<Acc>::quiet_NaN();
-
 struct Element {
   int64_t n, c, y, x;
 };
