@@ -12,6 +12,7 @@ from torch import Tensor
 
 from maskrcnn.ops import reference
 from maskrcnn.ops.extension import COMPILED, devices
+from maskrcnn.ops.rois import check_rois, is_channels_last, new_map
 
 DEVICES = devices("roi_align")
 AGGREGATIONS = ("average", "max")
@@ -172,39 +173,18 @@ def _check(
     if not 1 <= len(features) <= MAX_LEVELS:
         raise ValueError(f"features: {len(features)} levels; expected 1 to {MAX_LEVELS}")
     for level in features:
-        if level.ndim != 4 or not level.is_floating_point():
-            raise ValueError(
-                f"features: {level.dtype} of shape {tuple(level.shape)}; expected a float tensor (N, C, H, W)"
-            )
         if level.shape[:2] != features[0].shape[:2] or level.dtype != features[0].dtype:
             raise ValueError(
                 f"features: {level.dtype} of shape {tuple(level.shape)}; expected images, channels and dtype of the "
                 f"first level, {features[0].dtype} of shape {tuple(features[0].shape)}"
             )
-        if level.device != rois.device:
-            raise ValueError(f"rois: on {rois.device}, but features are on {level.device}")
-    if rois.ndim != 2 or rois.shape[1] != 5:
-        raise ValueError(f"rois: shape {tuple(rois.shape)}; expected (R, 5): image index, x1, y1, x2, y2")
-    expected = torch.float64 if features[0].dtype == torch.float64 else torch.float32
-    if rois.dtype != expected:
-        raise ValueError(f"rois: {rois.dtype}; expected {expected} for {features[0].dtype} features")
+        check_rois(level, rois, output_size)
     if len(scales) != len(features) or not all(0 < scale < math.inf for scale in scales):
         raise ValueError(f"scales: {tuple(scales)}; expected a positive number for each of {len(features)} levels")
-    if len(output_size) != 2 or min(output_size) < 1:
-        raise ValueError(f"output_size: {output_size}; expected two positive numbers (h, w)")
     if not 0 <= sampling_ratio <= MAX_SAMPLING_RATIO:
         raise ValueError(f"sampling_ratio: {sampling_ratio}; expected 0 (adaptive) or up to {MAX_SAMPLING_RATIO}")
     if aggregation not in AGGREGATIONS:
         raise ValueError(f"aggregation: {aggregation!r}; expected one of {', '.join(AGGREGATIONS)}")
-
-
-def _is_channels_last(features: Tensor) -> bool:
-    return features.is_contiguous(memory_format=torch.channels_last) and not features.is_contiguous()
-
-
-def _new_empty(like: Tensor, shape: tuple[int, int, int, int], channels_last: bool) -> Tensor:
-    n, c, h, w = shape
-    return like.new_empty(n, h, w, c).permute(0, 3, 1, 2) if channels_last else like.new_empty(n, c, h, w)
 
 
 def _fake(
@@ -220,7 +200,8 @@ def _fake(
     level_rule: Sequence[float] | None,
 ) -> Tensor:
     rows = rois.shape[0] * (len(features) if level_rule is None else 1)
-    return _new_empty(features[0], (rows, features[0].shape[1], height, width), _is_channels_last(features[0]))
+    shape = (rows, features[0].shape[1], height, width)
+    return new_map(features[0], shape, channels_last=is_channels_last(features[0]))
 
 
 def _fake_backward(
@@ -238,7 +219,7 @@ def _fake_backward(
     deterministic: bool,
 ) -> list[Tensor]:
     images, levels = sizes[0], zip(sizes[1::2], sizes[2::2], strict=True)
-    return [_new_empty(grad, (images, grad.shape[1], height, width), channels_last) for height, width in levels]
+    return [new_map(grad, (images, grad.shape[1], h, w), channels_last=channels_last) for h, w in levels]
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -246,7 +227,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     # The mean is linear in the features and needs them no more; where the maximum was is found again.
     ctx.save_for_backward(rois, *(features if maximum else ()))
     ctx.sizes = [features[0].shape[0], *(side for level in features for side in level.shape[2:])]
-    ctx.options = (scales, sampling_ratio, aligned, rounded, maximum, level_rule, _is_channels_last(features[0]))
+    ctx.options = (scales, sampling_ratio, aligned, rounded, maximum, level_rule, is_channels_last(features[0]))
 
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[list[Tensor] | None, ...]:
