@@ -58,15 +58,17 @@ def roi_align(
     else:
         level = torch.arange(len(features), device=rois.device).repeat_interleave(count)
         rois = rois.repeat(len(features), 1)
-    if len(rois) * channels * images == 0 or min(f.numel() for f in features) == 0:
-        return _without_pixels(features, rois, output_size)
-    heights, widths = (torch.tensor([f.shape[d] for f in features], device=rois.device)[level] for d in (2, 3))
+    if len(rois) * channels * images == 0:
+        return _nothing(features, rois, output_size)
+    sizes = torch.tensor([f.shape[2:] if f.numel() > 0 else (0, 0) for f in features], device=rois.device)
+    heights, widths = sizes[level].unbind(1)
     scale = rois.new_tensor(list(scales))[level]
     valid = _finite(rois, scale) & (rois[:, 0] >= 0) & (rois[:, 0] < images)
     safe = torch.where(valid[:, None], rois, 0)
     # embedding_bag's weights have the table's dtype, which must not be a half type.
     maps = [f if f.dtype == torch.float64 else f.float() for f in features]
-    table = torch.cat([f.permute(0, 2, 3, 1).reshape(-1, channels) for f in maps])
+    # A row of zeros at the end is where a level without pixels reads.
+    table = torch.cat([*(f.permute(0, 2, 3, 1).reshape(-1, channels) for f in maps), maps[0].new_zeros(1, channels)])
     starts = torch.tensor([0, *(f[:, 0].numel() for f in features[:-1])], device=rois.device).cumsum(0)
     first = starts[level] + safe[:, 0].long() * heights * widths
 
@@ -82,8 +84,8 @@ def roi_align(
     return out if _is_channels_last(features[0]) else out.contiguous()
 
 
-def _without_pixels(features: Sequence[Tensor], rois: Tensor, output_size: tuple[int, int]) -> Tensor:
-    """Zeros that stay in the graph, so that distributed training does not hang."""
+def _nothing(features: Sequence[Tensor], rois: Tensor, output_size: tuple[int, int]) -> Tensor:
+    """No element, but in the graph, so that distributed training does not hang."""
     zero = torch.stack([f.sum() for f in features]).sum() * 0
     return zero + features[0].new_zeros(len(rois), features[0].shape[1], *output_size)
 
@@ -152,11 +154,12 @@ def _samples(
     x = origin + (point + 0.5) * bin_length / per_bin.clamp(min=1)
     size = sizes[:, None, None]
     exists = point < per_bin
-    inside = exists & (x >= -1) & (x <= size)
-    x = torch.where(inside, x, 0).clamp(min=0).minimum((size - 1).to(x.dtype))  # beyond the last centre: the last pixel
-    left = x.floor().minimum((size - 2).clamp(min=0).to(x.dtype))
+    inside = exists & (x >= -1) & (x <= size) & (size > 0)
+    last = (size - 1).clamp(min=0)
+    x = torch.where(inside, x, 0).clamp(min=0).minimum(last.to(x.dtype))  # beyond the last centre: the last pixel
+    left = x.floor().minimum((last - 1).clamp(min=0).to(x.dtype))
     weights = torch.stack((1 - (x - left), x - left), dim=-1) * inside[..., None]
-    pixels = torch.stack((left.long(), (left.long() + 1).minimum(size - 1)), dim=-1)
+    pixels = torch.stack((left.long(), (left.long() + 1).minimum(last)), dim=-1)
     return _Samples(pixels, weights, exists, inside, per_bin)
 
 
