@@ -203,7 +203,7 @@ class BinTaps {
   const int64_t p_, size_;
   const Acc share_;
   int64_t next_ = 0, last_ = 0;
-  int64_t pixel_ = -1;              // the pixel that gathers weight; -1: none
+  int64_t pixel_ = -1;                    // the pixel that gathers weight; -1: none
   Acc weight_ = Acc(0), after_ = Acc(0);  // its weight, and that of the pixel after it
 };
 
@@ -219,7 +219,8 @@ struct RoIAlignOptions {
   const std::vector<double>& scales;
   int64_t sampling_ratio;
   bool aligned, rounded, maximum;
-  const std::optional<std::vector<double>>& level_rule;  // (k0, canonical size, epsilon, finest level); none: every level
+  // (k0, canonical size, epsilon, finest level); without one, every box reads every level.
+  const std::optional<std::vector<double>>& level_rule;
 };
 
 // `sizes`: images, then height and width of each level.
@@ -232,8 +233,8 @@ inline RoIAlign roi_align_problem(const std::vector<int64_t>& sizes, int64_t cha
         levels, " levels");
   check_shape(rois, "rois", {-1, 5}, "(R, 5): image index, x1, y1, x2, y2");
   check_output_size(bins_h, bins_w);
-  check(options.sampling_ratio >= 0 && options.sampling_ratio <= kMaxSamplingRatio, "sampling_ratio: ",
-        options.sampling_ratio, "; expected 0 (adaptive) or up to ", kMaxSamplingRatio);
+  check(options.sampling_ratio >= 0 && options.sampling_ratio <= kMaxSamplingRatio,
+        "sampling_ratio: ", options.sampling_ratio, "; expected 0 (adaptive) or up to ", kMaxSamplingRatio);
   RoIAlign p{};
   p.images = sizes[0];
   p.channels = channels;

@@ -1,4 +1,6 @@
 // RoIAlign on the CPU (Mask R-CNN §3): features as NHWC, so that a tap is a vector of channels.
+#include "roi_align_cpu.h"
+
 #include <torch/csrc/stable/library.h>
 
 #include <cstdint>
@@ -8,7 +10,6 @@
 
 #include "cpu.h"
 #include "roi_align.h"
-#include "roi_align_cpu.h"
 
 namespace maskrcnn {
 namespace {
@@ -188,12 +189,12 @@ Tensor roi_align(std::vector<Tensor> features, const Tensor& rois, std::vector<d
 // Always deterministic.
 std::vector<Tensor> roi_align_backward(const Tensor& grad, std::vector<Tensor> features, const Tensor& rois,
                                        std::vector<int64_t> sizes, std::vector<double> scales, int64_t sampling_ratio,
-                                       bool aligned, bool rounded, bool maximum, std::optional<std::vector<double>> level_rule,
-                                       bool channels_last, bool) {
+                                       bool aligned, bool rounded, bool maximum,
+                                       std::optional<std::vector<double>> level_rule, bool channels_last, bool) {
   const RoIAlign p = roi_align_backward_problem(grad, features, rois, sizes,
                                                 {scales, sampling_ratio, aligned, rounded, maximum, level_rule});
-  return for_floating_type(
-      grad, "grad", [&](auto type) { return backward<decltype(type)>(grad, features, rois, p, channels_last); });
+  return for_floating_type(grad, "grad",
+                           [&](auto type) { return backward<decltype(type)>(grad, features, rois, p, channels_last); });
 }
 
 }  // namespace

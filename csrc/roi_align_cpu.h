@@ -325,16 +325,14 @@ class BoxReader {
     if (p_.maximum) {
       fill(box, &row_samples_, &col_samples_);
       by_rows(box, image, channels, row_samples_, col_samples_, [&](Grid<const Acc> from, int64_t first, int64_t last) {
-        dispatch<Maximum<Acc>>(from, bins, channels, const_pointer(row_samples_), const_pointer(col_samples_), first,
-                               last);
+        dispatch<Maximum<Acc>>(from, bins, channels, &row_samples_, &col_samples_, first, last);
       });
       return;
     }
     fill(box, &rows_, &cols_);
     make_room(rows_, cols_);
     by_rows(box, image, channels, rows_, cols_, [&](Grid<const Acc> from, int64_t first, int64_t last) {
-      dispatch<Gather<Acc, false>>(from, bins, channels, const_pointer(rows_), const_pointer(cols_), first, last,
-                                   tap_.data(), weight_.data());
+      dispatch<Gather<Acc, false>>(from, bins, channels, &rows_, &cols_, first, last, tap_.data(), weight_.data());
     });
   }
 
@@ -345,9 +343,8 @@ class BoxReader {
     rows_transposed_.transpose_of(rows_, p_.level[box.level].height);
     cols_transposed_.transpose_of(cols_, p_.level[box.level].width);
     make_room(rows_transposed_, cols_transposed_);
-    dispatch<Gather<Acc, true>>(bins, image, channels, const_pointer(rows_transposed_),
-                                const_pointer(cols_transposed_), int64_t(0), rows_transposed_.targets(), tap_.data(),
-                                weight_.data());
+    dispatch<Gather<Acc, true>>(bins, image, channels, &rows_transposed_, &cols_transposed_, int64_t(0),
+                                rows_transposed_.targets(), tap_.data(), weight_.data());
   }
 
   void scatter_maximum(const RoIBox<Acc>& box, Grid<const T> features, Grid<const Acc> bins, Grid<Acc> image,
@@ -358,18 +355,12 @@ class BoxReader {
     best_col_.resize(channels);
     by_rows(box, features, channels, row_samples_, col_samples_,
             [&](Grid<const Acc> from, int64_t first, int64_t last) {
-              dispatch<MaximumGradient<Acc>>(from, bins, image, channels, const_pointer(row_samples_),
-                                             const_pointer(col_samples_), first, last, best_.data(), best_row_.data(),
-                                             best_col_.data());
+              dispatch<MaximumGradient<Acc>>(from, bins, image, channels, &row_samples_, &col_samples_, first, last,
+                                             best_.data(), best_row_.data(), best_col_.data());
             });
   }
 
  private:
-  template <typename X>
-  static const X* const_pointer(const X& x) {
-    return &x;
-  }
-
   template <typename Axis>
   void fill(const RoIBox<Acc>& box, Axis* rows, Axis* cols) {
     rows->fill(box.y, p_.bins_h, p_.level[box.level].height);

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from maskrcnn.ops.boxes import area
+from maskrcnn.ops.reference.rois import check_image_index, finite_boxes, in_layout_of, round_half_away
 
 TAPS_PER_CHUNK = 1 << 22  # of an index and a weight each: 50 MB
 
@@ -48,8 +49,7 @@ def roi_align(
     """
     images, channels = features[0].shape[:2]
     count, (bins_h, bins_w) = rois.shape[0], output_size
-    if rois.device.type == "cpu":  # elsewhere it would wait for the device
-        _check_image_index(rois[:, 0], images)
+    check_image_index(rois, images)
     if level_rule is not None:
         k0, size, epsilon, finest = level_rule
         level = assign_levels(
@@ -58,15 +58,17 @@ def roi_align(
     else:
         level = torch.arange(len(features), device=rois.device).repeat_interleave(count)
         rois = rois.repeat(len(features), 1)
-    if len(rois) * channels * images == 0 or min(f.numel() for f in features) == 0:
-        return _without_pixels(features, rois, output_size)
-    heights, widths = (torch.tensor([f.shape[d] for f in features], device=rois.device)[level] for d in (2, 3))
+    if len(rois) * channels * images == 0:
+        return _nothing(features, rois, output_size)
+    sizes = torch.tensor([f.shape[2:] if f.numel() > 0 else (0, 0) for f in features], device=rois.device)
+    heights, widths = sizes[level].unbind(1)
     scale = rois.new_tensor(list(scales))[level]
-    valid = _finite(rois, scale) & (rois[:, 0] >= 0) & (rois[:, 0] < images)
+    valid = finite_boxes(rois, scale[:, None]) & (rois[:, 0] >= 0) & (rois[:, 0] < images)
     safe = torch.where(valid[:, None], rois, 0)
     # embedding_bag's weights have the table's dtype, which must not be a half type.
     maps = [f if f.dtype == torch.float64 else f.float() for f in features]
-    table = torch.cat([f.permute(0, 2, 3, 1).reshape(-1, channels) for f in maps])
+    # A row of zeros at the end is where a level without pixels reads.
+    table = torch.cat([*(f.permute(0, 2, 3, 1).reshape(-1, channels) for f in maps), maps[0].new_zeros(1, channels)])
     starts = torch.tensor([0, *(f[:, 0].numel() for f in features[:-1])], device=rois.device).cumsum(0)
     first = starts[level] + safe[:, 0].long() * heights * widths
 
@@ -79,30 +81,13 @@ def roi_align(
     bins = [pool(table, first[part], widths[part], y.rows(part), x.rows(part)) for part in parts]
     out = torch.cat(bins).reshape(len(rois), bins_h, bins_w, channels).permute(0, 3, 1, 2)
     out = torch.where(valid[:, None, None, None], out, torch.nan).to(features[0].dtype)
-    return out if _is_channels_last(features[0]) else out.contiguous()
+    return in_layout_of(features[0], out)
 
 
-def _without_pixels(features: Sequence[Tensor], rois: Tensor, output_size: tuple[int, int]) -> Tensor:
-    """Zeros that stay in the graph, so that distributed training does not hang."""
+def _nothing(features: Sequence[Tensor], rois: Tensor, output_size: tuple[int, int]) -> Tensor:
+    """No element, but in the graph, so that distributed training does not hang."""
     zero = torch.stack([f.sum() for f in features]).sum() * 0
     return zero + features[0].new_zeros(len(rois), features[0].shape[1], *output_size)
-
-
-def _is_channels_last(features: Tensor) -> bool:
-    return features.is_contiguous(memory_format=torch.channels_last) and not features.is_contiguous()
-
-
-def _check_image_index(index: Tensor, images: int) -> None:
-    wrong = ~((index >= 0) & (index < images))
-    if wrong.any():
-        row = int(wrong.nonzero()[0])
-        raise ValueError(f"rois: row {row} has image index {index[row].item():g}, but there are {images} images")
-
-
-def _finite(rois: Tensor, scale: Tensor) -> Tensor:
-    """(R,) whether a box's corners and sides are finite, in feature pixels."""
-    boxes = rois[:, 1:] * scale[:, None]
-    return boxes.isfinite().all(dim=1) & (boxes[:, 2:] - boxes[:, :2]).isfinite().all(dim=1)
 
 
 class _Samples(NamedTuple):
@@ -131,7 +116,7 @@ def _samples(
     """Where the bins of one axis read, on maps of `sizes` (R,) pixels."""
     low, high = low * scale, high * scale
     if rounded:
-        low, high = _round(low), _round(high)
+        low, high = round_half_away(low), round_half_away(high)
     offset = 0.5 if aligned else 0.0
     start = low - offset
     length = high - offset - start
@@ -152,18 +137,13 @@ def _samples(
     x = origin + (point + 0.5) * bin_length / per_bin.clamp(min=1)
     size = sizes[:, None, None]
     exists = point < per_bin
-    inside = exists & (x >= -1) & (x <= size)
-    x = torch.where(inside, x, 0).clamp(min=0).minimum((size - 1).to(x.dtype))  # beyond the last centre: the last pixel
-    left = x.floor().minimum((size - 2).clamp(min=0).to(x.dtype))
+    inside = exists & (x >= -1) & (x <= size) & (size > 0)
+    last = (size - 1).clamp(min=0)
+    x = torch.where(inside, x, 0).clamp(min=0).minimum(last.to(x.dtype))  # beyond the last centre: the last pixel
+    left = x.floor().minimum((last - 1).clamp(min=0).to(x.dtype))
     weights = torch.stack((1 - (x - left), x - left), dim=-1) * inside[..., None]
-    pixels = torch.stack((left.long(), (left.long() + 1).minimum(size - 1)), dim=-1)
+    pixels = torch.stack((left.long(), (left.long() + 1).minimum(last)), dim=-1)
     return _Samples(pixels, weights, exists, inside, per_bin)
-
-
-def _round(x: Tensor) -> Tensor:
-    """To whole numbers, half away from zero."""
-    whole = x.trunc()
-    return whole + (x - whole).abs().ge(0.5) * x.sign()
 
 
 def _mean(table: Tensor, first: Tensor, widths: Tensor, y: _Samples, x: _Samples) -> Tensor:

@@ -16,7 +16,7 @@ def check_image_index(rois: Tensor, images: int) -> None:
         raise ValueError(f"rois: row {row} has image index {rois[row, 0].item():g}, but there are {images} images")
 
 
-def finite_boxes(rois: Tensor, scale: float) -> Tensor:
+def finite_boxes(rois: Tensor, scale: float | Tensor) -> Tensor:
     """(R,) whether a box's corners and sides are finite, in feature pixels."""
     boxes = rois[:, 1:] * scale
     return boxes.isfinite().all(dim=1) & (boxes[:, 2:] - boxes[:, :2]).isfinite().all(dim=1)
