@@ -162,8 +162,14 @@ def level_tensors(case: Case) -> list[Tensor]:
     return [case.floats("N", "C", height, width) for height, width in case.levels()]
 
 
-def masks(case: Case) -> Tensor:
-    return case.probabilities("D", "m", "m")
+def lengths(case: Case) -> Tensor:
+    """How many of the total each of G masks has."""
+    made: Tensor = case.once("lengths", lambda: case.integers("G", low=0, high=6))
+    return made
+
+
+def total_length(case: Case) -> int:
+    return min(int(lengths(case).clamp(0, 50).sum()), 10_000)
 
 
 # How to make an argument: by "operator.argument", else by the argument's name alone.
@@ -204,8 +210,10 @@ GENERATORS: dict[str, Callable[[Case], Any]] = {
     "sigma": lambda case: case.random.choice((0.1, 0.5, 2.0)),
     "min_score": lambda case: case.random.choice((0.0, 0.001, 0.5)),
     # Masks
-    "masks": masks,
+    "masks": lambda case: case.probabilities("R", "m", "m"),
     "threshold": lambda case: case.random.choice((0.0, 0.3, 0.5, 1.0)),
+    "stops": lambda case: case.integers("R", case.once("w", case.small), low=0, high=3).cumsum(dim=-1),
+    "total": lambda case: case.random.choice((0, 1, 5, 20)),
     "size": lambda case: case.once("h", case.small),
     "offsets": lambda case: case.offsets("G", "T"),
     "ring_offsets": lambda case: case.offsets("rings", "T"),
@@ -213,11 +221,13 @@ GENERATORS: dict[str, Callable[[Case], Any]] = {
     "index": lambda case: case.integers("R", low=0, high=case.size("G")),
     "points": lambda case: case.floats("T", 2, dtype=case.box_dtype),
     "queries": lambda case: case.floats("R", "P", 2, dtype=case.box_dtype),
-    "counts": lambda case: case.integers("T", low=0, high=20),
-    "lengths": lambda case: case.integers("G", low=0, high=4),
-    "text": lambda case: case.integers("T", low=48, high=112, dtype=torch.uint8),
-    "bitmaps": lambda case: case.integers("G", "m", "m", low=0, high=2, dtype=torch.bool),
-    "corners": lambda case: case.integers("G", 2, low=-4, high=8),
+    "cover_cells.boxes": lambda case: case.boxes("R", dtype=torch.float64),
+    "sample_runs.points": lambda case: case.floats("R", "P", 2, dtype=case.box_dtype),
+    "lengths": lengths,
+    "counts": lambda case: case.integers(total_length(case), low=0, high=20),
+    "text": lambda case: case.integers(total_length(case), low=48, high=112, dtype=torch.uint8),
+    "bitmaps": lambda case: case.integers("G", case.small(), case.small(), low=0, high=2, dtype=torch.bool),
+    "corners": lambda case: case.integers("G", 2, low=0, high=case.small()),
     "runs": lambda case: case.integers("T", 3, low=0, high=9, dtype=torch.int32),
     # Keypoints; of boxes beyond any image some thousand samples per cell may be looked at
     "decode_keypoints.boxes": lambda case: case.boxes("R").clamp(-1e3, 1e3) if case.chance(0.95) else case.boxes("R"),
@@ -226,10 +236,9 @@ GENERATORS: dict[str, Callable[[Case], Any]] = {
 
 
 def operators() -> list[str]:
-    """The names of the operators that are compiled for the CPU."""
+    """The names of the compiled operators."""
     names = [name.partition("::") for name in torch._C._dispatch_get_all_op_names()]
-    names_here = sorted({name.split(".")[0] for namespace, _, name in names if namespace == "maskrcnn"})
-    return [name for name in names_here if "cpu" in extension.devices(name)]
+    return sorted({name.split(".")[0] for namespace, _, name in names if namespace == "maskrcnn"})
 
 
 def without_generator(operator: str) -> list[str]:
@@ -363,12 +372,13 @@ def flat(results: Any) -> list[Tensor]:
 
 def run_calls(args: argparse.Namespace, last_call: Path) -> int:
     """In the process that may crash: makes the calls; `last_call` tells the other one which call it was."""
-    names = [args.only] if args.only else operators()
+    chosen = [args.only] if args.only else operators()
     if not args.sanitize:  # the sanitizer has a limit of its own
         used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, resource.RLIM_INFINITY))
     on_cuda_source = cuda_on_cpu.operators() if args.cuda_source else None
-    cuda_names = [name for name in names if has_cuda_source(name)] if args.cuda_source else []
+    cuda_names = [name for name in chosen if has_cuda_source(name)] if args.cuda_source else []
+    names = [name for name in chosen if "cpu" in extension.devices(name)]
     counts: collections.Counter[tuple[str, bool]] = collections.Counter()
     started = time.monotonic()
 
@@ -382,7 +392,7 @@ def run_calls(args: argparse.Namespace, last_call: Path) -> int:
 
     threading.Thread(target=watch, daemon=True).start()
     for number in range(args.first, args.first + args.calls):
-        use_cuda_source = bool(cuda_names) and number % 10 == 0
+        use_cuda_source = bool(cuda_names) and (number % 10 == 0 or not names)
         case = Case(f"{args.seed} {number}", SMALL_SIZES if use_cuda_source else SIZES)
         operator = case.random.choice(cuda_names if use_cuda_source else names)
         arguments = make_arguments(operator, case)
@@ -445,8 +455,7 @@ def main() -> int:
     if args.last_call:
         return run_calls(args, args.last_call)
 
-    # Memory that is not there is refused in order, but torch logs each time.
-    environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "TORCH_CPP_LOG_LEVEL": "FATAL"}
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
     if args.sanitize:
         environment = sanitized_environment(environment)
     paths = [str(HERE), str(HERE.parent), *filter(None, [environment.get("PYTHONPATH")])]
@@ -457,10 +466,15 @@ def main() -> int:
     subprocess.run([sys.executable, "-c", build], env=environment | {"MASKRCNN_OPS": "reference"}, check=True)
 
     with tempfile.TemporaryDirectory() as folder:
-        last_call = Path(folder, "call")
+        last_call, said_path = Path(folder, "call"), Path(folder, "stderr")
         command = [sys.executable, __file__, *sys.argv[1:], "--last-call", str(last_call)]
-        status = subprocess.run(command, env=preloading(environment) if args.sanitize else environment).returncode
+        with said_path.open("w") as errors:
+            child = preloading(environment) if args.sanitize else environment
+            status = subprocess.run(command, env=child, stderr=errors).returncode
         if status != 0:
+            # Memory that is not there is refused in order, but torch logs each time, with a trace.
+            lines = said_path.read_text(errors="replace").splitlines()
+            print(*[line for line in lines if not line.startswith("frame #")][-60:], sep="\n", file=sys.stderr)
             said = last_call.read_text() if last_call.exists() else "no call was made"
             print(f"failed (status {status}) at call {said}", file=sys.stderr)
             number = said.split(" ", 1)[0]
