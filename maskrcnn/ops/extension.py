@@ -214,7 +214,7 @@ def _build(compiler: Compiler, cuda: Cuda | None, verbose: bool, announce: bool)
             if library.is_file():  # another process built it while this one waited
                 return library
             if announce:
-                how_long = "with CUDA kernels; once, a minute or two" if cuda else "once, a few seconds"
+                how_long = "with CUDA kernels; once, a minute or two" if cuda else "once, half a minute"
                 print(f"building the maskrcnn operators ({how_long})", file=sys.stderr, flush=True)
             # In the cache folder, so that the rename at the end stays within one file system and is atomic.
             with tempfile.TemporaryDirectory(prefix="build-", dir=library.parent, ignore_cleanup_errors=True) as folder:
