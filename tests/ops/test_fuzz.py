@@ -38,7 +38,7 @@ def test_calls_depend_on_their_number_alone():
 
 def test_a_wrong_result_is_seen():
     """An operator that gives another shape than its fake, one that raises what it must not, and a good one."""
-    name = fuzz_ops.operators()[0]
+    name = "decode_keypoints"
     namespace = type("Namespace", (), {})()
     arguments = next(
         made
