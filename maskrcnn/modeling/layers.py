@@ -123,7 +123,8 @@ class ConvNorm(nn.Conv2d):
 
     def _convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         assert not isinstance(self.padding, str)
-        return conv2d(x, weight, bias, self.stride, self.padding, self.dilation, self.groups)
+        convolve = conv2d if torch.is_grad_enabled() else F.conv2d  # they differ in the gradient alone
+        return convolve(x, weight, bias, self.stride, self.padding, self.dilation, self.groups)
 
 
 @torch.no_grad()
