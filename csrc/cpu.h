@@ -168,6 +168,7 @@ Tensor to_channels_last(const Tensor& input) {
   const Tensor source = torch::stable::contiguous(input);
   const int64_t n = input.size(0), c = input.size(1), h = input.size(2), w = input.size(3);
   Tensor copy = new_channels_last(input, n, c, h, w);
+  if (copy.numel() == 0) return copy;  // there may be 2^40 images of no pixel
   const T* from = source.const_data_ptr<T>();
   T* to = copy.mutable_data_ptr<T>();
   torch::stable::parallel_for(0, n * h, 1, [&](int64_t begin, int64_t end) {

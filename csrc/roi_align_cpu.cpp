@@ -75,7 +75,7 @@ Tensor forward(const std::vector<Tensor>& features, const Tensor& rois, const Ro
       const int64_t r = p.assigned ? i : i % p.levels * p.rois + i / p.levels;
       T* row = to + r * bins * channels;
       if (!boxes[r].valid) {
-        std::fill(row, row + bins * channels, static_cast<T>(std::numeric_limits<Acc>::quiet_NaN()));
+        std::fill(row, row + bins * channels, static_cast<T>(kNaN<Acc>));
         continue;
       }
       if constexpr (std::is_same_v<T, Acc>) {
@@ -101,6 +101,7 @@ Tensor finish(const Tensor& sums, const Tensor& grad, bool channels_last) {
   if (channels_last && std::is_same_v<T, Acc>) return channels_first(sums);
   const int64_t n = sums.size(0), h = sums.size(1), w = sums.size(2), c = sums.size(3), pixels = h * w;
   Tensor output = channels_last ? new_channels_last(grad, n, c, h, w) : torch::stable::new_empty(grad, {n, c, h, w});
+  if (output.numel() == 0) return output;
   const Acc* from = sums.const_data_ptr<Acc>();
   T* to = output.mutable_data_ptr<T>();
   torch::stable::parallel_for(0, n * h, 1, [&](int64_t begin, int64_t end) {
@@ -128,13 +129,15 @@ std::vector<Tensor> backward(const Tensor& grad_tensor, const std::vector<Tensor
 
   std::vector<Tensor> sums;  // NHWC, in float or double
   std::vector<Acc*> to;
+  int64_t elements = 0;
   for (int64_t k = 0; k < p.levels; ++k) {
     const RoIAlignLevel& level = p.level[k];
     sums.push_back(
         torch::stable::new_zeros(grad, {p.images, level.height, level.width, channels}, scalar_type_of<Acc>));
     to.push_back(sums.back().mutable_data_ptr<Acc>());
+    elements += sums.back().numel();
   }
-  if (rows * channels > 0) {
+  if (rows > 0 && elements > 0) {
     const Pyramid<T> pyramid(features, boxes, p);
     // A task owns a block of channels of one image and takes the boxes in order: no two tasks write one element, and
     // the order of each sum does not depend on the blocks, so not on the number of threads. As few blocks as keep every

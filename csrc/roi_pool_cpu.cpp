@@ -93,7 +93,7 @@ std::tuple<Tensor, Tensor> forward(const Tensor& input, const Tensor& rois_tenso
       const auto x = pool_axis(roi[1], roi[3], static_cast<Acc>(scale), bins_w);
       const auto y = pool_axis(roi[2], roi[4], static_cast<Acc>(scale), bins_h);
       if (!x.finite || !y.finite) {
-        std::fill(row, row + bins * channels, static_cast<T>(std::numeric_limits<Acc>::quiet_NaN()));
+        std::fill(row, row + bins * channels, static_cast<T>(kNaN<Acc>));
         std::fill(row_position, row_position + bins * channels, -1);
         continue;
       }
@@ -206,6 +206,10 @@ Tensor backward(const Tensor& grad, const Tensor& argmax, const Tensor& rois_ten
   const Tensor rois_rows = torch::stable::contiguous(rois_tensor);
   const Acc* rois = rois_rows.const_data_ptr<Acc>();
   check_images(rois, count, images);
+  if (images == 0 || grad.size(1) == 0 || height == 0 || width == 0) {  // there may be 2^40 images of no pixel
+    return channels_last ? new_channels_last(grad, images, grad.size(1), height, width)
+                         : torch::stable::new_empty(grad, {images, grad.size(1), height, width});
+  }
   std::vector<std::vector<int64_t>> rois_of(images);
   for (int64_t r = 0; r < count; ++r) rois_of[static_cast<int64_t>(rois[5 * r])].push_back(r);
   return channels_last ? backward_channels_last<T>(grad, argmax, rois_of, height, width)

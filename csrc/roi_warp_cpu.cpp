@@ -170,7 +170,7 @@ Tensor forward(const Tensor& input, const Tensor& rois_tensor, double scale, int
     for (int64_t r = begin; r < end; ++r) {
       T* row = to + r * samples * channels;
       if (!taps.read(rois + 5 * r, static_cast<Acc>(scale), rounded, height, width)) {
-        std::fill(row, row + samples * channels, static_cast<T>(std::numeric_limits<Acc>::quiet_NaN()));
+        std::fill(row, row + samples * channels, static_cast<T>(kNaN<Acc>));
         continue;
       }
       const T* image = from + static_cast<int64_t>(rois[5 * r]) * height * width * channels;
@@ -215,7 +215,8 @@ Tensor backward_input(const Tensor& grad_tensor, const Tensor& rois_tensor, doub
   Acc* to = sums.mutable_data_ptr<Acc>();
   constexpr int64_t kBlock = 64;
   const int64_t blocks = (channels + kBlock - 1) / kBlock;
-  torch::stable::parallel_for(0, images * blocks, 1, [&](int64_t begin, int64_t end) {
+  const int64_t tasks = sums.numel() > 0 ? images * blocks : 0;  // there may be 2^40 images of no pixel
+  torch::stable::parallel_for(0, tasks, 1, [&](int64_t begin, int64_t end) {
     Taps<Acc> taps(out_h, out_w);
     std::vector<Acc> tile(samples * std::min(kBlock, channels));
     for (int64_t task = begin; task < end; ++task) {

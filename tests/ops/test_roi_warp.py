@@ -439,3 +439,15 @@ def test_in_a_compiled_training_step(dynamic):
         ours = torch.autograd.grad(compiled(features, rois[:count]), (features, rois))
         expected = torch.autograd.grad(loss(features, rois[:count]), (features, rois))
         torch.testing.assert_close(ours, expected)
+
+
+@pytest.mark.parametrize("size", [(2**40, 0, 3), (2**40, 3, 0)])
+def test_countless_images_without_a_pixel_take_no_time(size):
+    grad, rois = torch.zeros(0, 2, 3, 3), torch.zeros(0, 5)
+    found = torch.ops.maskrcnn.roi_warp_backward_input(grad, rois, 1.0, *size, False, False, False)
+    assert found.shape == (size[0], 2, *size[1:])
+    argmax = grad.int()
+    assert torch.ops.maskrcnn.roi_pool_backward(grad, argmax, rois, 1.0, *size, False, False).shape == found.shape
+    options = (1.0,), 2, True, False, False, None
+    (found,) = torch.ops.maskrcnn.roi_align_backward(grad, [], rois, size, options[0], *options[1:], False, False)
+    assert found.shape == (size[0], 2, *size[1:])
