@@ -36,9 +36,8 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
-from ops import cuda_on_cpu  # noqa: E402
-
 from maskrcnn.ops import extension  # noqa: E402
+from ops import cuda_on_cpu  # noqa: E402
 
 FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 DTYPES = (*FLOATS, torch.int64, torch.int32, torch.uint8, torch.bool, torch.complex64)

@@ -4,9 +4,9 @@ import functools
 
 import pytest
 import torch
-from ops.cuda_on_cpu import operators
 
 from maskrcnn.ops.extension import COMPILED
+from ops.cuda_on_cpu import operators
 
 IMPLEMENTATIONS = ("compiled", "reference", "CUDA source on the CPU", "CUDA")
 

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from ops import cuda_on_cpu
 
 from maskrcnn.ops.extension import COMPILED, devices
+from ops import cuda_on_cpu
 
 
 def implementations(name, public, reference):

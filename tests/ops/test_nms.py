@@ -3,6 +3,9 @@ import math
 import pytest
 import torch
 import torchvision
+
+from maskrcnn.ops import batched_nms, nms, reference
+from maskrcnn.ops.extension import COMPILED
 from ops.nms_cases import (
     crowded_boxes,
     implementations,
@@ -12,9 +15,6 @@ from ops.nms_cases import (
     overlap,
     random_groups,
 )
-
-from maskrcnn.ops import batched_nms, nms, reference
-from maskrcnn.ops.extension import COMPILED
 
 
 def public(boxes, scores, groups, threshold):

@@ -2,10 +2,10 @@ import math
 
 import pytest
 import torch
-from ops.nms_cases import crowded_boxes, implementations, namespaces, nms_by_hand, random_groups
 
 from maskrcnn.ops import padded_nms, reference
 from maskrcnn.ops.extension import COMPILED
+from ops.nms_cases import crowded_boxes, implementations, namespaces, nms_by_hand, random_groups
 
 
 @pytest.fixture(params=implementations("padded_nms", padded_nms, reference.padded_nms))

@@ -5,14 +5,14 @@ import pycocotools.mask
 import pytest
 import torch
 import torch.nn.functional as F
-from ops.cuda_on_cpu import operators
-from ops.implementations import IMPLEMENTATIONS, dispatched, served_by, with_threads
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 
 from maskrcnn.ops import masks_to_rle, paste_masks, reference
 from maskrcnn.ops import paste as paste_module
 from maskrcnn.ops.extension import COMPILED
 from maskrcnn.ops.rle import compress_counts
+from ops.cuda_on_cpu import operators
+from ops.implementations import IMPLEMENTATIONS, dispatched, served_by, with_threads
 
 SIZE = (37, 53)
 compiled_only = pytest.mark.skipif(not COMPILED, reason="the operators are not compiled")

@@ -2,12 +2,12 @@ import math
 
 import pytest
 import torch
-from ops.cuda_on_cpu import operators
-from ops.implementations import IMPLEMENTATIONS, dispatched, served_by, with_threads
 
 from maskrcnn.ops import crop_polygons, points_in_polygons, reference
 from maskrcnn.ops import polygons as polygons_module
 from maskrcnn.ops.extension import COMPILED
+from ops.cuda_on_cpu import operators
+from ops.implementations import IMPLEMENTATIONS, dispatched, served_by, with_threads
 
 SQUARE = [(2.0, 2.0), (8.0, 2.0), (8.0, 8.0), (2.0, 8.0)]
 compiled_only = pytest.mark.skipif(not COMPILED, reason="the operators are not compiled")

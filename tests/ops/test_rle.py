@@ -2,12 +2,12 @@ import numpy as np
 import pycocotools.mask
 import pytest
 import torch
-from ops.implementations import with_threads
 
 from maskrcnn.ops import reference
 from maskrcnn.ops import rle as rle_module
 from maskrcnn.ops.extension import COMPILED
 from maskrcnn.ops.rle import compress_counts, decompress_counts, encode_windows
+from ops.implementations import with_threads
 
 SIZE = (23, 31)
 

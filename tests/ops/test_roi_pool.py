@@ -6,10 +6,10 @@ from fractions import Fraction
 import pytest
 import torch
 import torchvision
-from ops import cuda_on_cpu
 
 from maskrcnn.ops import reference, roi_pool
 from maskrcnn.ops.extension import COMPILED
+from ops import cuda_on_cpu
 
 BOXES = {
     "inside": (1.3, 2.1, 9.7, 8.2),

@@ -5,10 +5,10 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from ops import cuda_on_cpu
 
 from maskrcnn.ops import reference, roi_warp, roi_warp_pool
 from maskrcnn.ops.extension import COMPILED
+from ops import cuda_on_cpu
 
 BOXES = {
     "inside": (1.3, 2.1, 9.7, 8.2),

@@ -5,13 +5,13 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from ops.cuda_on_cpu import operators
-from ops.implementations import IMPLEMENTATIONS, dispatched, served_by, with_threads
 
 from maskrcnn.ops import cover_cells, sample_runs
 from maskrcnn.ops import runs as runs_module
 from maskrcnn.ops.extension import COMPILED
 from maskrcnn.ops.runs import runs_of_counts
+from ops.cuda_on_cpu import operators
+from ops.implementations import IMPLEMENTATIONS, dispatched, served_by, with_threads
 
 SIZE = (23, 31)
 compiled_only = pytest.mark.skipif(not COMPILED, reason="the operators are not compiled")

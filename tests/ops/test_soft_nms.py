@@ -2,10 +2,10 @@ import math
 
 import pytest
 import torch
-from ops.nms_cases import crowded_boxes, implementations, integer_boxes, namespaces, overlap, random_groups
 
 from maskrcnn.ops import nms, reference, soft_nms
 from maskrcnn.ops.extension import COMPILED
+from ops.nms_cases import crowded_boxes, implementations, integer_boxes, namespaces, overlap, random_groups
 
 
 def public(boxes, scores, groups, threshold, gaussian, sigma, min_score):
