@@ -14,12 +14,15 @@ def decode_keypoints(heatmaps: Tensor, boxes: Tensor) -> Tensor:
 
     Resizing is a product with a sparse matrix on either side, rows (samples, m) and columns (samples, m) of the cubic's
     weights. Boxes of like sizes go together, padded to the largest of them, and as many rows at a time as fit the
-    memory; samples beyond a box's own count as minus infinity.
+    memory; samples beyond a box's own count as minus infinity. What is resized is each map less its largest value, so
+    that a plateau there is exactly zero, and rounding does not choose among its samples.
     """
     heatmaps = heatmaps.to(boxes.dtype)
     corner, sides = boxes[:, :2], boxes[:, 2:] - boxes[:, :2]
     finite = (corner.isfinite() & sides.isfinite()).all(dim=1)[:, None] & _has_peak(heatmaps)
     heatmaps = torch.where(finite[:, :, None, None], heatmaps, 0)
+    largest = heatmaps.amax(dim=(2, 3), keepdim=True)
+    heatmaps = heatmaps - largest
     sides = torch.where(sides.isfinite(), sides, 1).clamp(min=1)
     samples = sides.clamp(max=MAX_SAMPLES).ceil()
     peaks = heatmaps.new_zeros(*heatmaps.shape[:2], 3)  # column, row, logit
@@ -29,7 +32,8 @@ def decode_keypoints(heatmaps: Tensor, boxes: Tensor) -> Tensor:
         for part in _chunks(order.tolist(), widths, heights, heatmaps.shape[1]):
             peaks[part] = _peaks(heatmaps[part], samples[part])
     points = corner[:, None] + (peaks[..., :2] + 0.5) * (sides / samples)[:, None]
-    return torch.where(finite[..., None], torch.cat((points, peaks[..., 2:]), dim=2), torch.nan)
+    logits = peaks[..., 2:] + largest.flatten(2)
+    return torch.where(finite[..., None], torch.cat((points, logits), dim=2), torch.nan)
 
 
 def _has_peak(heatmaps: Tensor) -> Tensor:

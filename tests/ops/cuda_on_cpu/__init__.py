@@ -16,7 +16,6 @@ from maskrcnn.ops import extension
 
 NAMESPACE = "maskrcnn_cuda_on_cpu"
 HERE = Path(__file__).resolve().parent
-SUFFIXES = (".h", ".cuh", ".cu", ".cpp", ".py")
 
 
 @functools.cache
