@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <limits>
 #include <tuple>
+#include <utility>
 #include <vector>
 
 #include "cpu.h"
@@ -119,14 +120,34 @@ std::tuple<Tensor, Tensor> forward(const Tensor& input, const Tensor& rois_tenso
   return {output, argmax};
 }
 
+// The rows of each image's boxes, in order. As long as there are boxes, not images.
+class RoIsByImage {
+ public:
+  template <typename Acc>
+  RoIsByImage(const Acc* rois, int64_t count) : entries_(count) {
+    for (int64_t r = 0; r < count; ++r) entries_[r] = {static_cast<int64_t>(rois[5 * r]), r};
+    std::sort(entries_.begin(), entries_.end());
+  }
+
+  // Calls visit(row) for each box of the image.
+  template <typename Visit>
+  void visit(int64_t image, Visit visit) const {
+    auto entry = std::lower_bound(entries_.begin(), entries_.end(), std::pair<int64_t, int64_t>(image, 0));
+    for (; entry != entries_.end() && entry->first == image; ++entry) visit(entry->second);
+  }
+
+ private:
+  std::vector<std::pair<int64_t, int64_t>> entries_;  // image, row
+};
+
 // Every pixel's gradient is summed by one task, box after box: its order does not depend on the number of threads.
 // (N, C, H, W): a task owns a plane.
 template <typename T>
-Tensor backward_planes(const Tensor& grad_tensor, const Tensor& argmax_tensor,
-                       const std::vector<std::vector<int64_t>>& rois_of, int64_t height, int64_t width) {
+Tensor backward_planes(const Tensor& grad_tensor, const Tensor& argmax_tensor, const RoIsByImage& rois,
+                       int64_t images, int64_t height, int64_t width) {
   using Acc = Accumulator<T>;
   const Tensor grad = torch::stable::contiguous(grad_tensor), argmax = torch::stable::contiguous(argmax_tensor);
-  const int64_t images = static_cast<int64_t>(rois_of.size()), channels = grad.size(1), pixels = height * width;
+  const int64_t channels = grad.size(1), pixels = height * width;
   const int64_t bins = grad.size(2) * grad.size(3);
   Tensor output = torch::stable::new_empty(grad, {images, channels, height, width});
   const T* from = grad.const_data_ptr<T>();
@@ -143,12 +164,12 @@ Tensor backward_planes(const Tensor& grad_tensor, const Tensor& argmax_tensor,
         sums = rounded_later.data();
       }
       std::fill(sums, sums + pixels, Acc(0));
-      for (const int64_t r : rois_of[task / channels]) {
+      rois.visit(task / channels, [&](int64_t r) {
         const int64_t row = (r * channels + task % channels) * bins;
         for (int64_t i = row; i < row + bins; ++i) {
           if (position[i] >= 0 && position[i] < pixels) sums[position[i]] += static_cast<Acc>(from[i]);
         }
-      }
+      });
       if constexpr (!std::is_same_v<T, Acc>) {
         for (int64_t i = 0; i < pixels; ++i) result[i] = static_cast<T>(sums[i]);
       }
@@ -161,11 +182,11 @@ Tensor backward_planes(const Tensor& grad_tensor, const Tensor& argmax_tensor,
 // are read along channels, and narrow blocks would take a little of every page at a time. The block's sums lie side by
 // side, since lines that lie `channels` apart would share few of the cache's sets.
 template <typename T>
-Tensor backward_channels_last(const Tensor& grad_tensor, const Tensor& argmax_tensor,
-                              const std::vector<std::vector<int64_t>>& rois_of, int64_t height, int64_t width) {
+Tensor backward_channels_last(const Tensor& grad_tensor, const Tensor& argmax_tensor, const RoIsByImage& rois,
+                              int64_t images, int64_t height, int64_t width) {
   using Acc = Accumulator<T>;
   const Tensor grad = to_channels_last<T>(grad_tensor), argmax = to_channels_last<int32_t>(argmax_tensor);
-  const int64_t images = static_cast<int64_t>(rois_of.size()), channels = grad.size(1), pixels = height * width;
+  const int64_t channels = grad.size(1), pixels = height * width;
   const int64_t bins = grad.size(2) * grad.size(3);
   const int64_t threads = std::max<int64_t>(1, torch::stable::get_num_threads());
   const int64_t share = (images * channels + threads - 1) / threads;
@@ -180,7 +201,7 @@ Tensor backward_channels_last(const Tensor& grad_tensor, const Tensor& argmax_te
     for (int64_t task = begin; task < end; ++task) {
       const int64_t first = task % blocks * most, block = std::min(most, channels - first);
       sums.assign(pixels * block, Acc(0));
-      for (const int64_t r : rois_of[task / blocks]) {
+      rois.visit(task / blocks, [&](int64_t r) {
         for (int64_t bin = r * bins; bin < (r + 1) * bins; ++bin) {
           const int64_t row = bin * channels + first;
           for (int64_t c = 0; c < block; ++c) {
@@ -188,7 +209,7 @@ Tensor backward_channels_last(const Tensor& grad_tensor, const Tensor& argmax_te
             if (at >= 0 && at < pixels) sums[at * block + c] += static_cast<Acc>(from[row + c]);
           }
         }
-      }
+      });
       T* image = to + task / blocks * pixels * channels + first;
       for (int64_t pixel = 0; pixel < pixels; ++pixel) {
         for (int64_t c = 0; c < block; ++c) image[pixel * channels + c] = static_cast<T>(sums[pixel * block + c]);
@@ -210,10 +231,9 @@ Tensor backward(const Tensor& grad, const Tensor& argmax, const Tensor& rois_ten
     return channels_last ? new_channels_last(grad, images, grad.size(1), height, width)
                          : torch::stable::new_empty(grad, {images, grad.size(1), height, width});
   }
-  std::vector<std::vector<int64_t>> rois_of(images);
-  for (int64_t r = 0; r < count; ++r) rois_of[static_cast<int64_t>(rois[5 * r])].push_back(r);
-  return channels_last ? backward_channels_last<T>(grad, argmax, rois_of, height, width)
-                       : backward_planes<T>(grad, argmax, rois_of, height, width);
+  const RoIsByImage by_image(rois, count);
+  return channels_last ? backward_channels_last<T>(grad, argmax, by_image, images, height, width)
+                       : backward_planes<T>(grad, argmax, by_image, images, height, width);
 }
 
 // Half is converted as a whole, once: element by element it would cost far more without the instructions for it.
