@@ -87,6 +87,13 @@ inline void check_same_device(const Tensor& t, const char* name, const Tensor& o
   check(t.device() == other.device(), name, ": on another device than ", other_name);
 }
 
+// The size of an image: small enough that its pixels can be numbered.
+inline void check_frame(int64_t height, int64_t width) {
+  constexpr int64_t kMost = 2147483647;
+  check(height >= 0 && width >= 0 && height <= kMost && width <= kMost, "size: (", height, ", ", width,
+        "); expected (H, W), neither negative nor above 2^31 - 1");
+}
+
 // Boxes are float32, or float64 beside float64 values: half precision would quantise coordinates.
 inline void check_boxes_dtype(const Tensor& boxes, const char* name, const Tensor& values) {
   check_dtype(boxes, name, values.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float);

@@ -69,10 +69,8 @@ inline void check_paste(const Tensor& masks, const Tensor& boxes, int64_t height
   check_shape(boxes, "boxes", {masks.size(0), 4}, "(D, 4), a box per mask");
   check_boxes_dtype(boxes, "boxes", masks);
   check_same_device(boxes, "boxes", masks, "masks");
-  constexpr int64_t kMost = std::numeric_limits<int32_t>::max();
-  check(height >= 0 && width >= 0 && height <= kMost && width <= kMost, "size: (", height, ", ", width,
-        "); expected (H, W), neither negative nor above 2^31 - 1");
-  check(masks.size(1) < kMost, "masks: ", masks.size(1), " cells a side; expected fewer than 2^31 - 1");
+  check_frame(height, width);
+  check(masks.size(1) < std::numeric_limits<int32_t>::max(), "masks: ", masks.size(1), " cells a side; expected fewer than 2^31 - 1");
   check(threshold > 0, "threshold: ", threshold, "; expected a number above 0, which is what lies around the boxes");
 }
 

@@ -214,10 +214,4 @@ inline void check_cells(int64_t height, int64_t width) {
         "); expected positive numbers of at most 2^20");
 }
 
-inline void check_frame(int64_t height, int64_t width) {
-  constexpr int64_t kMost = 2147483647;
-  check(height >= 0 && width >= 0 && height <= kMost && width <= kMost, "size: (", height, ", ", width,
-        "); expected (H, W), neither negative nor above 2^31 - 1");
-}
-
 }  // namespace maskrcnn

@@ -184,6 +184,7 @@ std::tuple<Tensor, Tensor> encode_bitmaps(const Tensor& bitmaps_tensor, const Te
   check_shape(corners_tensor, "corners", {bitmaps_tensor.size(0), 2}, "(n, 2)");
   check_dtype(corners_tensor, "corners", ScalarType::Long);
   check_same_device(corners_tensor, "corners", bitmaps_tensor, "bitmaps");
+  check_frame(height, width);
   const Tensor bitmaps = torch::stable::contiguous(bitmaps_tensor);
   const Tensor corners = torch::stable::contiguous(corners_tensor);
   const int64_t count = bitmaps.size(0), h = bitmaps.size(1), w = bitmaps.size(2);
@@ -212,9 +213,7 @@ std::tuple<Tensor, Tensor> runs_of_counts(const Tensor& counts_tensor, const Ten
                                           int64_t width) {
   check_list(counts_tensor, "counts", ScalarType::Long);
   check_list(lengths_tensor, "lengths", ScalarType::Long);
-  constexpr int64_t kMost = std::numeric_limits<int32_t>::max();
-  check(height >= 0 && width >= 0 && height <= kMost && width <= kMost, "size: (", height, ", ", width,
-        "); expected (H, W), neither negative nor above 2^31 - 1");
+  check_frame(height, width);
   const Tensor counts_row = torch::stable::contiguous(counts_tensor);
   const Tensor lengths = torch::stable::contiguous(lengths_tensor);
   check_lengths(lengths, "lengths", counts_row.numel());
