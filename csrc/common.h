@@ -108,7 +108,9 @@ inline void check_values_and_rois(const Tensor& values, const char* name, const 
 }
 
 inline void check_output_size(int64_t height, int64_t width) {
-  check(height > 0 && width > 0, "output_size: (", height, ", ", width, "); expected two positive numbers");
+  constexpr int64_t kMost = 1 << 20;
+  check(height > 0 && width > 0 && height <= kMost && width <= kMost, "output_size: (", height, ", ", width,
+        "); expected two positive numbers of at most 2^20");
 }
 
 // A gradient of the pooled (R, C, h, w) for features of this many images of this size.
@@ -120,6 +122,7 @@ inline void check_grad_and_rois(const Tensor& grad, const Tensor& rois, int64_t 
   check_output_size(grad.size(2), grad.size(3));
   check(images >= 0 && height >= 0 && width >= 0, "features: ", images, " images of (", height, ", ", width,
         "); expected no negative number");
+  check_frame(height, width);
 }
 
 // ---- dtypes ------------------------------------------------------------------------------------------------------

@@ -260,6 +260,7 @@ inline RoIAlign roi_align_problem(const std::vector<int64_t>& sizes, int64_t cha
     p.level[k] = {sizes[1 + 2 * k], sizes[2 + 2 * k], options.scales[k]};
     check(p.level[k].height >= 0 && p.level[k].width >= 0, "sizes: level ", k, " has ", p.level[k].height, " x ",
           p.level[k].width, " pixels");
+    check_frame(p.level[k].height, p.level[k].width);
     check(std::isfinite(options.scales[k]) && options.scales[k] > 0, "scales: ", options.scales[k],
           "; expected positive numbers");
   }
