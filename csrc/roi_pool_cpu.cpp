@@ -188,11 +188,11 @@ Tensor backward_channels_last(const Tensor& grad_tensor, const Tensor& argmax_te
   const Tensor grad = to_channels_last<T>(grad_tensor), argmax = to_channels_last<int32_t>(argmax_tensor);
   const int64_t channels = grad.size(1), pixels = height * width;
   const int64_t bins = grad.size(2) * grad.size(3);
+  Tensor output = new_channels_last(grad, images, channels, height, width);  // refuses sizes whose product overflows
   const int64_t threads = std::max<int64_t>(1, torch::stable::get_num_threads());
   const int64_t share = (images * channels + threads - 1) / threads;
   const int64_t most = std::max<int64_t>(1, std::min((share + 15) / 16 * 16, channels));
   const int64_t blocks = (channels + most - 1) / most;
-  Tensor output = new_channels_last(grad, images, channels, height, width);
   const T* from = grad.const_data_ptr<T>();
   const int32_t* position = argmax.const_data_ptr<int32_t>();
   T* to = output.mutable_data_ptr<T>();
