@@ -37,13 +37,13 @@ from maskrcnn.data import (
 )
 from maskrcnn.data.loader import Mapper
 from maskrcnn.engine import checks, logs
-from maskrcnn.engine.hooks import Checkpointing, FiniteGuard, Hook, Logging, Pictures
+from maskrcnn.engine.hooks import Checkpointing, FiniteGuard, Logging, Pictures
 from maskrcnn.engine.inference import prepare_inference
 from maskrcnn.engine.pictures import beside_ground_truth
 from maskrcnn.engine.precision import Precision, choose_precision
 from maskrcnn.engine.solver import build_optimizer, build_schedule
 from maskrcnn.engine.state import check_resumable, load_weights, restore, seed_everything, training_state, untouched_rng
-from maskrcnn.engine.trainer import Trainer
+from maskrcnn.engine.trainer import Hook, Trainer
 from maskrcnn.engine.writers import JSONLines, LogLines, ProgressBar, TensorBoard, Writer
 from maskrcnn.evaluation import Evaluator, evaluate
 from maskrcnn.modeling import Model, build_model

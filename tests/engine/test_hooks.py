@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from maskrcnn.checkpoint import Checkpointer
-from maskrcnn.engine.hooks import Checkpointing, FiniteGuard, Logging, NonFiniteLoss, Pictures, mean_losses
+from maskrcnn.engine.hooks import Checkpointing, FiniteGuard, Logging, NonFiniteLoss, Pictures
+from maskrcnn.engine.hooks.metrics import mean_losses
 from maskrcnn.engine.trainer import Step
 from maskrcnn.engine.writers import Writer
 

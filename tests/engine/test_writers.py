@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from tqdm import tqdm
 
-from maskrcnn.engine import writers
-from maskrcnn.engine.writers import JSONLines, LogLines, ProgressBar, TensorBoard, training_line
+from maskrcnn.engine.writers import JSONLines, LogLines, ProgressBar, TensorBoard, bar
+from maskrcnn.engine.writers.log_lines import training_line
 
 VALUES = {
     "eta_seconds": 3725.9,
@@ -81,11 +81,11 @@ def test_tensorboard_events(tmp_path):
 def test_the_bar_shows_what_one_waits_for(monkeypatch):
     terminal = io.StringIO()
     shown = {"file": terminal, "mininterval": 0, "ncols": 200, "dynamic_ncols": False}
-    monkeypatch.setattr(writers, "tqdm", lambda **options: tqdm(**{**options, **shown}))
-    bar = ProgressBar(start=10, max_iter=100)
-    bar.write(19, VALUES)
-    bar.advance()
-    bar.close()
+    monkeypatch.setattr(bar, "tqdm", lambda **options: tqdm(**{**options, **shown}))
+    progress = ProgressBar(start=10, max_iter=100)
+    progress.write(19, VALUES)
+    progress.advance()
+    progress.close()
     text = terminal.getvalue()
     assert "11/100" in text
     assert "loss 2.31  3.98 img/s  lr 0.00042  data 3 ms  812M  cls 1.5" in text

@@ -1,0 +1,8 @@
+"""What happens beside the training steps. A hook has one job and sees what it is given."""
+
+from maskrcnn.engine.hooks.checkpointing import Checkpointing
+from maskrcnn.engine.hooks.finite import FiniteGuard, NonFiniteLoss
+from maskrcnn.engine.hooks.metrics import Logging
+from maskrcnn.engine.hooks.pictures import Pictures
+
+__all__ = ["Checkpointing", "FiniteGuard", "Logging", "NonFiniteLoss", "Pictures"]
