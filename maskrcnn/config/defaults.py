@@ -121,6 +121,8 @@ class Evaluation:
     """What is measured, and when."""
 
     EVALUATORS: tuple[str, ...] = ("coco",)
+    # The losses on DATASETS.TEST too, at each evaluation.
+    LOSS: bool = False
     # Iterations between evaluations during training; 0: only at the end.
     EVAL_PERIOD: int = 0
     # One number for the model and for the evaluator.

@@ -35,7 +35,7 @@ from maskrcnn.data import (
     concatenate,
     dataset,
 )
-from maskrcnn.data.loader import Mapper
+from maskrcnn.data.loader import Mapper, TestLoader
 from maskrcnn.engine import checks, logs
 from maskrcnn.engine.hooks import Checkpointing, FiniteGuard, Logging, Pictures
 from maskrcnn.engine.inference import prepare_inference
@@ -44,6 +44,7 @@ from maskrcnn.engine.precision import Precision, choose_precision
 from maskrcnn.engine.solver import build_optimizer, build_schedule
 from maskrcnn.engine.state import check_resumable, load_weights, restore, seed_everything, training_state, untouched_rng
 from maskrcnn.engine.trainer import Hook, Trainer
+from maskrcnn.engine.validation import TOTAL_LOSS, validation_losses
 from maskrcnn.engine.writers import JSONLines, LogLines, ProgressBar, TensorBoard, Writer
 from maskrcnn.evaluation import Evaluator, evaluate
 from maskrcnn.modeling import Model, build_model
@@ -235,10 +236,12 @@ def test(cfg: CfgNode, *, weights: Sequence[str] = ()) -> dict[str, float]:
 class Evaluation:
     """Evaluates a model on every test set: a call gives the metrics, and leaves the model and all randomness as found.
 
-    With several test sets a metric's name begins with the set's. `wanted` is False when there is nothing to evaluate.
+    With several test sets a metric's name begins with the set's. `metrics` are the names that a call will give; of the
+    losses of TEST.LOSS only the total is among them. `wanted` is False when there is nothing to evaluate.
 
     Raises:
-        ValueError: evaluators that cannot work on these data, or give two metrics of one name.
+        ValueError: evaluators that cannot work on these data, or give two metrics of one name; losses of what the data
+            do not have.
     """
 
     def __init__(
@@ -252,30 +255,40 @@ class Evaluation:
     ) -> None:
         self.cfg, self.model, self.test_sets, self.mapper, self.folder = cfg, model, test_sets, mapper, folder
         self.precision = precision
-        self.wanted = bool(test_sets and cfg.TEST.EVALUATORS)
-        for name in test_sets:
+        self.wanted = bool(test_sets and (cfg.TEST.EVALUATORS or cfg.TEST.LOSS))
+        self.metrics: tuple[str, ...] = ()
+        for name, test_set in test_sets.items():
             metrics = [metric for evaluator in self.evaluators(name) for metric in evaluator.metrics]
             if repeated := sorted({metric for metric in metrics if metrics.count(metric) > 1}):
                 raise ValueError(f"TEST.EVALUATORS: two of them give the metric {', '.join(repeated)}")
+            if cfg.TEST.LOSS:
+                checks.check_annotations(cfg, test_set)
+                metrics.append(TOTAL_LOSS)
+            self.metrics += tuple(self.prefix(name) + metric for metric in metrics)
 
     def __call__(self) -> dict[str, float]:
         results: dict[str, float] = {}
         for name, test_set in self.test_sets.items():
-            evaluators = self.evaluators(name)
-            loader = build_test_loader(
-                test_set,
-                self.mapper,
-                batch_size=self.cfg.TEST.IMS_PER_BATCH,
-                num_workers=self.cfg.DATALOADER.NUM_WORKERS,
-            )
-            with untouched_rng():
-                metrics = evaluate(self.model, loader, evaluators, autocast=self.precision.autocast)
+            metrics: dict[str, float] = {}
+            if evaluators := self.evaluators(name):
+                with untouched_rng():
+                    loader = self.loader(test_set, self.mapper)
+                    metrics |= evaluate(self.model, loader, evaluators, autocast=self.precision.autocast)
             for evaluator in evaluators:
                 if hasattr(evaluator, "table"):
                     logger.info("%s, %d images:\n%s", name, len(test_set), evaluator.table())
-            prefix = f"{name}/" if len(self.test_sets) > 1 else ""
-            results |= {prefix + metric: value for metric, value in metrics.items()}
+            if self.cfg.TEST.LOSS:
+                loader = self.loader(test_set, with_targets(self.mapper))
+                metrics |= validation_losses(self.model, loader, autocast=self.precision.autocast)
+            results |= {self.prefix(name) + metric: value for metric, value in metrics.items()}
         return results
+
+    def prefix(self, name: str) -> str:
+        return f"{name}/" if len(self.test_sets) > 1 else ""
+
+    def loader(self, test_set: Dataset, mapper: Mapper) -> TestLoader:
+        workers = self.cfg.DATALOADER.NUM_WORKERS
+        return build_test_loader(test_set, mapper, batch_size=self.cfg.TEST.IMS_PER_BATCH, num_workers=workers)
 
     def evaluators(self, name: str) -> list[Evaluator]:
         folder = self.folder / name if len(self.test_sets) > 1 else self.folder
@@ -312,6 +325,12 @@ def build_mappers(cfg: CfgNode, task: str) -> tuple[Mapper, Mapper]:
     flips = [RandomHorizontalFlip()] if sizes.RANDOM_FLIP == "horizontal" else []
     mapper = MAPPERS[task]
     return mapper([train_resize, *flips], training=True), mapper([test_resize], training=False)
+
+
+def with_targets(mapper: Mapper) -> Mapper:
+    """A mapper with the transforms of testing that also attaches the ground truth."""
+    assert isinstance(mapper, InstanceMapper)
+    return InstanceMapper(mapper.transforms, training=True)
 
 
 def _read_data(cfg: CfgNode) -> tuple[Dataset, dict[str, Dataset]]:
