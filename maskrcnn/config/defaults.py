@@ -131,6 +131,8 @@ class Evaluation:
     """What is measured, and when."""
 
     EVALUATORS: tuple[str, ...] = ("coco",)
+    # The losses on DATASETS.TEST too, at each evaluation.
+    LOSS: bool = False
     # Iterations between evaluations during training; 0: only at the end.
     EVAL_PERIOD: int = 0
     # A metric by its name, such as segm/AP, by which model_best.pth is kept; empty: none.

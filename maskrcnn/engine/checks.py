@@ -88,8 +88,8 @@ def check_values(cfg: CfgNode, *, training: bool) -> None:
         EVALUATORS.get(name)
     if training and not cfg.DATASETS.TRAIN:
         raise RunError("DATASETS.TRAIN is empty: name a data set, or give {JSON: annotation file, IMAGES: folder}")
-    if not training and not (cfg.DATASETS.TEST and cfg.TEST.EVALUATORS):
-        raise RunError("to evaluate, DATASETS.TEST and TEST.EVALUATORS must name something")
+    if not training and not (cfg.DATASETS.TEST and (cfg.TEST.EVALUATORS or cfg.TEST.LOSS)):
+        raise RunError("to evaluate, DATASETS.TEST and TEST.EVALUATORS must name something (or set TEST.LOSS)")
 
 
 def make_folder(folder: Path) -> None:

@@ -41,6 +41,12 @@ def build_mappers(cfg: CfgNode, task: str) -> tuple[Mapper, Mapper]:
     return mapper([train_resize, *flips], training=True), mapper([test_resize], training=False)
 
 
+def with_targets(mapper: Mapper) -> Mapper:
+    """A mapper with the transforms of testing that also attaches the ground truth."""
+    assert isinstance(mapper, InstanceMapper)
+    return InstanceMapper(mapper.transforms, training=True)
+
+
 def read_data(cfg: CfgNode) -> tuple[Dataset, dict[str, Dataset]]:
     train_sets = [dataset(spec, cfg.DATASETS.ROOT, cfg.DATASETS.PROBLEMS) for spec in cfg.DATASETS.TRAIN]
     train_set = concatenate(train_sets)

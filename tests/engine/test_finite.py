@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -67,9 +68,7 @@ def test_fp16_may_overflow_while_its_scale_is_looked_for():
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_on_a_gpu_the_guard_looks_one_step_late_but_misses_none():
     def on_gpu(made):
-        return SimpleNamespace(
-            **{**vars(made), "finite": made.finite.cuda(), "is_last": made.is_last, "image_ids": [7]}
-        )
+        return replace(made, finite=made.finite.cuda())
 
     one = guard()
     one.after_step(on_gpu(bad(0)))

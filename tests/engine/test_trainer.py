@@ -156,15 +156,11 @@ def test_passes_add_up_to_the_large_batch(clip):
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_a_step_that_is_not_finite_leaves_the_weights_alone(value):
     """Infinity has a gradient of 0 here: looking at gradients alone would not find it."""
-    without, _ = train_on([[0], [1], [3]])
-    weights, hook = train_on([[0], [1], [13], [3]], model=Mean(value), clip_gradients=0.0)
-    assert [bool(s.finite) for s in hook.steps] == [True, True, False, True]
-    assert torch.isfinite(weights).all()
-    # the rate of the last step differs, by its iteration: undo nothing, compare what the optimizer held
-    torch.testing.assert_close(
-        train_on([[0], [1], [13]], model=Mean(value))[0], train_on([[0], [1]])[0], rtol=0, atol=0
-    )
-    assert not torch.equal(weights, without)
+    weights, hook = train_on([[0], [1], [13]], model=Mean(value))
+    assert [bool(step.finite) for step in hook.steps] == [True, True, False]
+    torch.testing.assert_close(weights, train_on([[0], [1]])[0], rtol=0, atol=0)
+    weights, hook = train_on([[0], [13], [1]], model=Mean(value))
+    assert bool(hook.steps[2].finite) and torch.isfinite(weights).all()
 
 
 def test_a_pass_that_is_not_finite_costs_its_whole_step():
