@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -119,11 +120,12 @@ def parallel(model: Model, device: torch.device) -> nn.Module:
     if world_size() == 1:
         return model
     own_statistics = any(type(m) is nn.BatchNorm2d for m in model.modules())
+    renamed = "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters  # torch 2.14
     return DistributedDataParallel(
         model,
         device_ids=[device.index] if device.type == "cuda" else None,
-        broadcast_buffers=own_statistics,
         gradient_as_bucket_view=True,
+        **{"forward_sync_buffers" if renamed else "broadcast_buffers": own_statistics},
     )
 
 

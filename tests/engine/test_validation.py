@@ -16,7 +16,7 @@ from torch import nn
 from maskrcnn.config import load_config
 from maskrcnn.data import InstanceMapper, ResizeShortestEdge, build_test_loader
 from maskrcnn.data.datasets import read_coco
-from maskrcnn.engine import checks, inputs
+from maskrcnn.engine import checks, inputs, run
 from maskrcnn.engine.evaluation import Evaluation
 from maskrcnn.engine.precision import choose_precision
 from maskrcnn.engine.state import rng_state

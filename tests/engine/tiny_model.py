@@ -4,6 +4,7 @@ The tests' configs name this file in IMPORTS, as a researcher's would.
 """
 
 import json
+import time
 from pathlib import Path
 
 import cv2
@@ -27,24 +28,34 @@ class TinyModel(Model):
     task = "instance"
 
     def __init__(
-        self, num_classes, detections_per_image, conventions, *, channels: int = 4, diverge_at: int = -1
+        self,
+        num_classes,
+        detections_per_image,
+        conventions,
+        *,
+        channels: int = 4,
+        diverge_at: int = -1,
+        diverge_on: int = -1,
+        pause: float = 0.0,
     ) -> None:
         super().__init__((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
         self.conv = nn.Conv2d(3, channels, 3, stride=2, padding=1)
         self.norm = nn.GroupNorm(2, channels)
         self.frozen = nn.Conv2d(channels, channels, 1).requires_grad_(False)
         self.predictor = nn.Conv2d(channels, num_classes, 1)
-        self.diverge_at, self.steps = diverge_at, 0
+        self.diverge_at, self.diverge_on, self.pause, self.steps = diverge_at, diverge_on, pause, 0
 
-    def predict(self, sample):
-        image = sample.image[None].float() - self.pixel_mean
+    def predict(self, sample, scale=1.0):
+        image = scale * (sample.image[None].float() - self.pixel_mean)
         return self.predictor(self.frozen(self.norm(self.conv(image / self.pixel_std)).relu())).mean(dim=(0, 2, 3))
 
     def losses(self, batch):
-        logits = torch.stack([self.predict(sample) for sample in batch])
+        scales = [float("inf") if sample.image_id == self.diverge_on else 1.0 for sample in batch]
+        logits = torch.stack([self.predict(*pair) for pair in zip(batch, scales, strict=True)])
         noise = torch.rand(logits.shape) * 0.1 + np.random.rand() * 0.1
         wanted = torch.stack([s.targets.labels.bincount(minlength=logits.shape[1]).float() for s in batch])
         self.steps += 1
+        time.sleep(self.pause)
         fit = (logits - wanted + noise).square().mean()
         return {
             "loss_fit": fit * (float("nan") if self.steps - 1 == self.diverge_at else 1),
