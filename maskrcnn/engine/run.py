@@ -139,6 +139,8 @@ def build_parts(cfg: CfgNode, device: torch.device, precision: Precision, checkp
     model.to(memory_format=torch.channels_last).to(device)
     if cfg.COMPILE:
         model.compile_parts()
+    if cfg.SOLVER.GRADIENT_CHECKPOINTING:
+        model.checkpoint_parts()
     optimizer, scaler = build_optimizer(model, cfg.SOLVER), precision.scaler()  # freezes what LR_FACTORS says
     logger.info("%s on %s: %s", type(model).__name__, device, checks.describe_parameters(model))
     logger.info("computing in %s", precision)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from maskrcnn.conventions import conventions
+from maskrcnn.modeling.recompute import recompute_in_backward
 from maskrcnn.registry import MODELS
 from maskrcnn.structures import Sample
 
@@ -53,6 +54,27 @@ class Model(nn.Module):
         """
         for part in self.compilable():
             part.compile(dynamic=True, **options)
+
+    def recomputable(self) -> list[nn.Module]:
+        """The parts that may run a second time in the backward pass, in place of keeping what they computed.
+
+        Raises:
+            ValueError: there are none.
+        """
+        raise ValueError(
+            f"SOLVER.GRADIENT_CHECKPOINTING: {type(self).__name__} has no parts to recompute; leave it off"
+        )
+
+    def checkpoint_parts(self) -> None:
+        """Trade time for memory in training: these parts' activations are computed again in the backward pass.
+
+        In place; names and weights stay as they are, and so do losses, gradients and running statistics.
+
+        Raises:
+            ValueError: there are no such parts.
+        """
+        for part in self.recomputable():
+            recompute_in_backward(part)
 
     def class_rows(self) -> dict[str, int]:
         """The weights with rows for each class, by full name, and how many a class has (`rows_per_class` of a head).

@@ -34,12 +34,11 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
         assert self.running_mean is not None and self.running_var is not None
         assert self.num_batches_tracked is not None and self.momentum is not None
         mean, var, count = global_statistics(x, dtype=self.running_mean.dtype)
-        if self.track_running_stats:
-            # As in torch: the running variance is the unbiased one, and a batch without a pixel moves nothing.
-            momentum = self.momentum * (count > 0).to(mean.dtype)
-            self.running_mean.lerp_(mean, momentum)
-            self.running_var.lerp_(var * (count / (count - 1).clamp(min=1)), momentum)
-            self.num_batches_tracked.add_(1)
+        # As in torch: the running variance is the unbiased one, and a batch without a pixel moves nothing.
+        momentum = self.momentum * (count > 0).to(mean.dtype)
+        self.running_mean.lerp_(mean, momentum)
+        self.running_var.lerp_(var * (count / (count - 1).clamp(min=1)), momentum)
+        self.num_batches_tracked.add_(1)
         out: Tensor = _Normalise.apply(x, self.weight, self.bias, mean, var, count, self.eps)
         return out
 
