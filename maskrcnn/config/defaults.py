@@ -29,6 +29,8 @@ class TopLevel:
     OUTPUT_DIR: str = "./output"
     # Seeds weights, sampling, augmentation and data order; negative: a new seed in every run.
     SEED: int = 0
+    # The same bits from each run on the same machine, or an error; slower on a GPU.
+    DETERMINISTIC: bool = False
     # Backbone and heads by torch.compile: the first images take minutes, the others less time.
     COMPILE: bool = False
 

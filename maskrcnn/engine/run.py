@@ -37,6 +37,7 @@ from maskrcnn.data import (
 )
 from maskrcnn.data.loader import Mapper
 from maskrcnn.engine import checks, logs
+from maskrcnn.engine.determinism import make_deterministic
 from maskrcnn.engine.hooks import Checkpointing, FiniteGuard, Logging, Pictures
 from maskrcnn.engine.inference import prepare_inference
 from maskrcnn.engine.pictures import beside_ground_truth
@@ -67,6 +68,8 @@ def train(cfg: CfgNode, *, resume: bool = False) -> dict[str, float]:
         NonFiniteLoss: training diverged.
     """
     folder = Path(cfg.OUTPUT_DIR).expanduser()
+    if cfg.DETERMINISTIC:
+        make_deterministic()
     with checks.at_the_door():
         checks.check_one_process()
         checks.check_values(cfg, training=True)

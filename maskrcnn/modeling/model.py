@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 
 from maskrcnn.conventions import conventions
 from maskrcnn.modeling.recompute import recompute_in_backward
@@ -38,6 +39,17 @@ class Model(nn.Module):
     @property
     def device(self) -> torch.device:
         return self.pixel_mean.device
+
+    def train(self, mode: bool = True) -> Self:
+        """Training or evaluation mode; norms whose weights are frozen stay in evaluation mode.
+
+        What is frozen does not change: such a norm keeps its running statistics, and normalises by them.
+        """
+        super().train(mode)
+        for norm in self.modules():
+            if isinstance(norm, _NormBase) and _is_frozen(norm):
+                norm.training = False
+        return self
 
     def compilable(self) -> list[nn.Module]:
         """The parts whose `forward` is one graph of tensors, whatever the sizes."""
@@ -98,6 +110,11 @@ class Model(nn.Module):
 
     def forward(self, batch: list[Any]) -> Any:
         return self.losses(batch) if self.training else self.inference(batch)
+
+
+def _is_frozen(norm: nn.Module) -> bool:
+    parameters = list(norm.parameters())
+    return bool(parameters) and not any(p.requires_grad for p in parameters)
 
 
 def build_model(cfg: Mapping[str, Any]) -> Model:
