@@ -115,7 +115,7 @@ class Solver:
     CLIP_GRADIENTS: float = 0.0
     # "auto": bf16 where the hardware computes in it, else fp32.
     AMP: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    # Recompute the backbone's activations in the backward pass: less memory, about a third more time.
+    # Compute the backbone's activations again in the backward pass: less memory, and its forward pass twice.
     GRADIENT_CHECKPOINTING: bool = False
     CHECKPOINT_PERIOD: int = 5000
 
