@@ -123,7 +123,7 @@ def test_bad_data(config, tmp_path, capsys, case, workers):
         (["MODEL.NUM_CLASSES=80"], ["MODEL.NUM_CLASSES is 80", "annotations.json defines 3 classes"]),
         (["MODEL.DEVICE=gpu"], ["MODEL.DEVICE is 'gpu'"]),
         (["--device", "cuda:99"], ["cuda:99"]),
-        (["--num-gpus", "4"], ["--num-gpus is 4"]),
+        (["--num-gpus", "4"], ["torchrun --standalone --nproc-per-node 4 -m maskrcnn train --config"]),
         (["SOLVER.AMP=fp16"], ["SOLVER.AMP is fp16"]),
         (["MODEL.WEIGHTS", "nowhere.pth"], ["no weights file nowhere.pth"]),
         (["DATASETS.TRAIN=[shapse_train]"], ["shapse_train", "shapes_train"]),
