@@ -16,7 +16,7 @@ import torch.multiprocessing as mp
 
 
 def in_processes(count: int, function: Callable[..., Any], *args: Any) -> list[Any]:
-    """What `function(*args)` returns in each of `count` processes, by rank, or the error that it raised there.
+    """What `function(rank, *args)` returns in each of `count` processes, by rank, or the error that it raised there.
 
     They are forked: starting takes no time.
     """
@@ -31,7 +31,7 @@ def _run(number: int, count: int, folder: Path, function: Callable[..., Any], ar
     os.environ.update(RANK=str(number), WORLD_SIZE=str(count), LOCAL_RANK=str(number))
     dist.init_process_group("gloo", init_method=f"file://{folder / 'store'}", rank=number, world_size=count)
     try:
-        result = function(*args)
+        result = function(number, *args)
     except Exception as error:
         traceback.print_exc()
         result = error

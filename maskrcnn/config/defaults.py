@@ -29,6 +29,8 @@ class TopLevel:
     OUTPUT_DIR: str = "./output"
     # Seeds weights, sampling, augmentation and data order; negative: a new seed in every run.
     SEED: int = 0
+    # The same bits from each run on the same machine, or an error; slower on a GPU.
+    DETERMINISTIC: bool = False
     # Backbone and heads by torch.compile: the first images take minutes, the others less time.
     COMPILE: bool = False
 
@@ -117,6 +119,8 @@ class Solver:
     CLIP_GRADIENTS: float = 0.0
     # "auto": bf16 where the hardware computes in it, else fp32.
     AMP: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    # Compute the backbone's activations again in the backward pass: less memory, and its forward pass twice.
+    GRADIENT_CHECKPOINTING: bool = False
     # Steps with a loss or gradient that is not finite, which may be left out before the run stops.
     SKIP_NON_FINITE: int = 0
     # Decay of the moving average of the weights, such as 0.9998, which is then what is evaluated; 0: no average.

@@ -1,4 +1,4 @@
-"""Where the options stand that Detectron2's users know by another name.
+"""Where the options stand that users of Detectron2, and of other libraries, know by another name.
 
 A key that is not here and is accepted has the same name and meaning as in Detectron2.
 """
@@ -87,9 +87,24 @@ REPLACED = {
     "TEST.EXPECTED_RESULTS": "drop it: compare with the metrics.json of a run",
 }
 
+_FREEZE = (
+    "MODEL.BACKBONE.FREEZE_AT freezes the backbone's first stages, and SOLVER.LR_FACTORS with a factor of 0 all that "
+    "matches a pattern: [['backbone.*', 0.0]]"
+)
+
+# What users of other libraries look for -> what does it here.
+ELSEWHERE = {
+    "MODEL.FREEZE": _FREEZE,
+    "MODEL.BACKBONE.FREEZE": _FREEZE,
+    "MODEL.BACKBONE.FREEZE_CONV_BODY_AT": "MODEL.BACKBONE.FREEZE_AT does it, with the same number",
+    "MODEL.BACKBONE.FROZEN_STAGES": "MODEL.BACKBONE.FREEZE_AT does it, one higher: it counts the stem",
+    "MODEL.BACKBONE.NORM_EVAL": "MODEL.BACKBONE.NORM FrozenBN fixes the norms",
+    "MODEL.BACKBONE.WITH_CP": "SOLVER.GRADIENT_CHECKPOINTING does it",
+}
+
 
 def moved(key: str, value: Any) -> str | None:
-    """What to say of an unknown key that Detectron2 has: the new one; None for any other key.
+    """What to say of an unknown key that another library has: the new one; None for any other key.
 
     Args:
         key: full key, of an option or a section.
@@ -98,6 +113,8 @@ def moved(key: str, value: Any) -> str | None:
     for leaf in _leaves(key, value):
         if new := RENAMED.get(leaf):
             return f"{leaf} is Detectron2's name; here it is {' and '.join(new.split())}"
+        if remedy := ELSEWHERE.get(leaf):
+            return f"{leaf} is no key here; {remedy}"
         around = leaf
         while around:
             if remedy := REPLACED.get(around):

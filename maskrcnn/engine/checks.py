@@ -256,7 +256,23 @@ def _shortened(names: Sequence[str], limit: int = 5) -> str:
 
 
 def describe_parameters(model: torch.nn.Module) -> str:
-    """`44.4 M parameters, 44.2 M of them trained`."""
+    """`44.4 M parameters, 44.2 M of them trained; frozen: backbone.stem, backbone.stages.res2`."""
     total = sum(p.numel() for p in model.parameters())
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    return f"{total / 1e6:.1f} M parameters, {trained / 1e6:.1f} M of them trained"
+    frozen = list(frozen_parts(model))
+    return f"{total / 1e6:.1f} M parameters, {trained / 1e6:.1f} M of them trained" + (
+        f"; frozen: {_shortened(frozen)}" if frozen else ""
+    )
+
+
+def frozen_parts(module: torch.nn.Module, name: str = "") -> Iterator[str]:
+    """Names of the largest modules whose parameters are all frozen, and of frozen parameters beside trained ones."""
+    parameters = list(module.parameters())
+    if not any(p.requires_grad for p in parameters):
+        if parameters:
+            yield name
+        return
+    prefix = f"{name}." if name else ""
+    yield from (prefix + own for own, p in module.named_parameters(recurse=False) if not p.requires_grad)
+    for child_name, child in module.named_children():
+        yield from frozen_parts(child, prefix + child_name)

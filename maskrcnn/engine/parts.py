@@ -87,6 +87,8 @@ def build_parts(cfg: CfgNode, device: torch.device, precision: Precision, checkp
     model.to(memory_format=torch.channels_last).to(device)
     if cfg.COMPILE:
         model.compile_parts()
+    if cfg.SOLVER.GRADIENT_CHECKPOINTING:
+        model.checkpoint_parts()
     optimizer, scaler = build_optimizer(model, cfg.SOLVER), precision.scaler()  # freezes what LR_FACTORS says
     ema = WeightAverage(model, cfg.SOLVER.EMA) if cfg.SOLVER.EMA else None
     if rank() > 0:  # all have the same weights so far, and draw their own random numbers from here on
@@ -121,12 +123,9 @@ def parallel(model: Model, device: torch.device) -> nn.Module:
         return model
     own_statistics = any(type(m) is nn.BatchNorm2d for m in model.modules())
     renamed = "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters  # torch 2.14
-    return DistributedDataParallel(
-        model,
-        device_ids=[device.index] if device.type == "cuda" else None,
-        gradient_as_bucket_view=True,
-        **{"forward_sync_buffers" if renamed else "broadcast_buffers": own_statistics},
-    )
+    options: dict[str, Any] = {"forward_sync_buffers" if renamed else "broadcast_buffers": own_statistics}
+    devices = [device.index] if device.type == "cuda" else None
+    return DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=True, **options)
 
 
 def build_hooks(

@@ -32,6 +32,7 @@ from maskrcnn.distributed import (
     world_size,
 )
 from maskrcnn.engine import checks, logs
+from maskrcnn.engine.determinism import make_deterministic
 from maskrcnn.engine.evaluation import Evaluation
 from maskrcnn.engine.history import evaluations
 from maskrcnn.engine.hooks import StopRequest
@@ -65,6 +66,8 @@ def train(cfg: CfgNode, *, resume: bool = False) -> dict[str, float]:
         Preempted: a signal asked to stop; the state is saved.
     """
     folder = Path(cfg.OUTPUT_DIR).expanduser()
+    if cfg.DETERMINISTIC:
+        make_deterministic()
     resume = resume or was_restarted()
     with checks.at_the_door():
         checks.check_values(cfg, training=True)

@@ -31,7 +31,7 @@ def parameter_groups(
 
     Args:
         lr_factors: patterns of parameter names (`roi_heads.mask_head.*`) and their factors; the last match counts.
-            A factor of 0 freezes the parameter.
+            A factor of 0 freezes the parameter; a norm that is frozen whole rests (`Model.train`).
 
     Raises:
         ValueError: a pattern that matches no parameter.

@@ -82,6 +82,15 @@ class GeneralizedRCNN(Model):
         parts = [self.backbone, self.neck, self.proposals, *self.roi_heads.heads]
         return [part for part in parts if isinstance(part, nn.Module)]
 
+    def recomputable(self) -> list[nn.Module]:
+        blocks = getattr(self.backbone, "blocks", None)
+        if not callable(blocks):
+            raise ValueError(
+                f"SOLVER.GRADIENT_CHECKPOINTING: the backbone {type(self.backbone).__name__} has no blocks() that says "
+                "what to recompute; add it, or leave the key off"
+            )
+        return list(blocks())
+
     def image_batch(self, batch: list[Sample]) -> ImageBatch:
         return ImageBatch.from_samples(batch, self.pixel_mean, self.pixel_std, self.divisibility)
 

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from maskrcnn.modeling.sync_batch_norm import SyncBatchNorm2d
 from maskrcnn.ops.conv import conv2d
 
 NORMS = ("", "FrozenBN", "BN", "SyncBN", "GN")
@@ -74,7 +75,8 @@ class FrozenBatchNorm2d(nn.Module):
 def make_norm(name: str, channels: int) -> nn.Module | None:
     """A norm layer for (N, channels, H, W); None for the empty name.
 
-    GN has 32 groups (Wu & He), fewer if they do not divide the channels.
+    BN has the statistics of a process's own batch, SyncBN those of all processes' (`SyncBatchNorm2d`); GN has 32 groups
+    (Wu & He), fewer if they do not divide the channels.
 
     Raises:
         ValueError: an unknown name.
@@ -86,7 +88,7 @@ def make_norm(name: str, channels: int) -> nn.Module | None:
     if name == "BN":
         return nn.BatchNorm2d(channels)
     if name == "SyncBN":
-        return nn.SyncBatchNorm(channels)
+        return SyncBatchNorm2d(channels)
     if name == "GN":
         return nn.GroupNorm(next(g for g in (32, 16, 8, 4, 2, 1) if channels % g == 0), channels)
     raise ValueError(f"NORM: {name!r} is not one of {', '.join(repr(n) for n in NORMS)}")

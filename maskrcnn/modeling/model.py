@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 
 from maskrcnn.conventions import conventions
+from maskrcnn.modeling.recompute import recompute_in_backward
 from maskrcnn.registry import MODELS
 from maskrcnn.structures import Sample
 
@@ -38,6 +40,17 @@ class Model(nn.Module):
     def device(self) -> torch.device:
         return self.pixel_mean.device
 
+    def train(self, mode: bool = True) -> Self:
+        """Training or evaluation mode; norms whose weights are frozen stay in evaluation mode.
+
+        What is frozen does not change: such a norm keeps its running statistics, and normalises by them.
+        """
+        super().train(mode)
+        for norm in self.modules():
+            if isinstance(norm, _NormBase) and _is_frozen(norm):
+                norm.training = False
+        return self
+
     def compilable(self) -> list[nn.Module]:
         """The parts whose `forward` is one graph of tensors, whatever the sizes."""
         raise NotImplementedError
@@ -53,6 +66,27 @@ class Model(nn.Module):
         """
         for part in self.compilable():
             part.compile(dynamic=True, **options)
+
+    def recomputable(self) -> list[nn.Module]:
+        """The parts that may run a second time in the backward pass, in place of keeping what they computed.
+
+        Raises:
+            ValueError: there are none.
+        """
+        raise ValueError(
+            f"SOLVER.GRADIENT_CHECKPOINTING: {type(self).__name__} has no parts to recompute; leave it off"
+        )
+
+    def checkpoint_parts(self) -> None:
+        """Trade time for memory in training: these parts' activations are computed again in the backward pass.
+
+        In place; names and weights stay as they are, and so do losses, gradients and running statistics.
+
+        Raises:
+            ValueError: there are no such parts.
+        """
+        for part in self.recomputable():
+            recompute_in_backward(part)
 
     def class_rows(self) -> dict[str, int]:
         """The weights with rows for each class, by full name, and how many a class has (`rows_per_class` of a head).
@@ -76,6 +110,11 @@ class Model(nn.Module):
 
     def forward(self, batch: list[Any]) -> Any:
         return self.losses(batch) if self.training else self.inference(batch)
+
+
+def _is_frozen(norm: nn.Module) -> bool:
+    parameters = list(norm.parameters())
+    return bool(parameters) and not any(p.requires_grad for p in parameters)
 
 
 def build_model(cfg: Mapping[str, Any]) -> Model:

@@ -8,7 +8,7 @@ import pytest
 
 import maskrcnn  # noqa: F401 - registers the real parts
 from maskrcnn.config import ConfigError, load_config
-from maskrcnn.config.moved_keys import RENAMED, REPLACED
+from maskrcnn.config.moved_keys import ELSEWHERE, RENAMED, REPLACED
 
 
 @pytest.fixture
@@ -35,6 +35,20 @@ def test_a_key_without_a_counterpart_says_what_to_do(mask_rcnn: str, old: str) -
     with pytest.raises(ConfigError) as info:
         load_config(mask_rcnn, [old, "1"])
     assert str(info.value) == f"command line: {old} is a key of Detectron2 that is not used here; {REPLACED[old]}"
+
+
+@pytest.mark.parametrize("old", ELSEWHERE)
+def test_a_key_of_another_library_says_what_does_it_here(mask_rcnn: str, old: str) -> None:
+    with pytest.raises(ConfigError) as info:
+        load_config(mask_rcnn, [old, "1"])
+    assert str(info.value) == f"command line: {old} is no key here; {ELSEWHERE[old]}"
+    named = [word for word in ELSEWHERE[old].split() if word.startswith(("MODEL.", "SOLVER."))]
+    cfg = load_config(mask_rcnn)
+    for key in named:
+        node = cfg
+        for part in key.split("."):
+            node = node[part]
+    assert named
 
 
 def test_an_option_of_a_section_that_moved_whole(mask_rcnn: str) -> None:

@@ -2,12 +2,29 @@ from types import SimpleNamespace
 
 import pytest
 from tiny_model import write_coco, write_config
+from torch import nn
 
 from maskrcnn.checkpoint import Weights
 from maskrcnn.config import load_config
 from maskrcnn.data import DatasetError, read_coco
 from maskrcnn.engine import checks
 from maskrcnn.engine.checks import RunError
+
+
+def test_frozen_parts_are_named_by_their_largest_module():
+    model = nn.ModuleDict(
+        {
+            "trunk": nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Sequential(nn.Conv2d(4, 4, 1), nn.ReLU())),
+            "head": nn.ModuleDict({"a": nn.Linear(2, 2), "b": nn.Linear(2, 2)}),
+        }
+    )
+    assert list(checks.frozen_parts(model)) == []
+    assert checks.describe_parameters(model).endswith("trained")
+    model["head"]["a"].bias.requires_grad_(False)
+    model["trunk"][2].requires_grad_(False)
+    assert list(checks.frozen_parts(model)) == ["trunk.2", "head.a.bias"]
+    model["trunk"].requires_grad_(False)
+    assert checks.describe_parameters(model).endswith("trained; frozen: trunk, head.a.bias")
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from maskrcnn.checkpoint import load_checkpoint, newest_checkpoint
 from maskrcnn.config import load_config
 from maskrcnn.data import build_train_loader, dataset
-from maskrcnn.distributed import any_rank, mean_over_ranks, rank
+from maskrcnn.distributed import any_rank, mean_over_ranks
 from maskrcnn.engine import run
 from maskrcnn.engine.inputs import build_mappers
 from maskrcnn.engine.parts import parallel
@@ -56,10 +56,10 @@ def one_step(model, cfg, batches, accumulate=1):
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.requires_grad}, model.state_dict()
 
 
-def in_one_of_several(folder, shards, seeds):
+def in_one_of_several(number, folder, shards, seeds):
     cfg, model, samples = detector(folder)
-    seed_everything(seeds[rank()])
-    gradients, weights = one_step(model, cfg, [[samples[i] for i in shards[rank()]]])
+    seed_everything(seeds[number])
+    gradients, weights = one_step(model, cfg, [[samples[i] for i in shards[number]]])
     return {name: g.numpy() for name, g in gradients.items()}, {name: w.numpy() for name, w in weights.items()}
 
 
@@ -127,7 +127,7 @@ def test_equal_passes_are_the_large_batch(folder):
         torch.testing.assert_close(results[1][name], g, rtol=1e-4, atol=1e-6, msg=name)
 
 
-def images_of(folder, passes):
+def images_of(number, folder, passes):
     found = dataset(load_config(folder / "config.yaml", []).DATASETS.TRAIN[0], "", "error")
     mapper, _ = build_mappers(load_config(folder / "config.yaml", []), "instance")
     batches = build_train_loader(found, mapper, batch_size=4, num_workers=0, seed=3, passes=passes, start_iteration=1)
@@ -147,9 +147,9 @@ def test_a_step_has_the_same_images_for_any_number_of_processes_and_passes(folde
             ]
 
 
-def exchange():
-    values = torch.tensor([rank() * 1.0, 5.0])
-    asked = any_rank(rank() == 1)
+def exchange(number):
+    values = torch.tensor([number * 1.0, 5.0])
+    asked = any_rank(number == 1)
     nobody = any_rank(False)
     return mean_over_ranks(values).tolist(), asked(), nobody(), values.tolist()
 
@@ -159,7 +159,7 @@ def test_exchanges():
     assert mean_over_ranks(torch.ones(2)).tolist() == [1, 1] and any_rank(True)() and not any_rank(False)()
 
 
-def wrapped(norm):
+def wrapped(number, norm):
     class Norms(torch.nn.Module):
         def __init__(self):
             super().__init__()
@@ -175,7 +175,7 @@ def test_only_statistics_that_a_process_keeps_for_itself_are_sent_along():
     assert in_processes(2, wrapped, torch.nn.GroupNorm(1, 2)) == [False] * 2
 
 
-def trained(folder, *overrides):
+def trained(number, folder, *overrides):
     cfg = load_config(folder / "config.yaml", list(overrides))
     return run.train(cfg)
 
@@ -195,7 +195,7 @@ def test_a_run_of_two_processes(tmp_path):
     assert run.test(cfg) == pytest.approx(outcomes[0])
 
 
-def diverging(folder):
+def diverging(number, folder):
     cfg = load_config(folder / "config.yaml", ["MODEL.DIVERGE_ON=12", "SOLVER.MAX_ITER=40", "SOLVER.SKIP_NON_FINITE=3"])
     run.train(cfg)
 

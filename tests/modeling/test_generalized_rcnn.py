@@ -1,14 +1,17 @@
+import copy
+
 import pytest
 import torch
 from torch._dynamo.testing import CompileCounterWithBackend
 
-from maskrcnn.modeling import build_model
+from maskrcnn.modeling import Model, build_model
 from maskrcnn.modeling.anchors import AnchorGrid
 from maskrcnn.modeling.backbones import FPN, ResNet
 from maskrcnn.modeling.generalized_rcnn import GeneralizedRCNN
 from maskrcnn.modeling.poolers import RoIPooler
 from maskrcnn.modeling.roi_heads import FCNMaskHead, StandardRoIHeads, TwoFCBoxHead
 from maskrcnn.modeling.rpn import RPN
+from maskrcnn.modeling.sync_batch_norm import SyncBatchNorm2d
 from maskrcnn.structures import Instances, Sample
 from maskrcnn.structures.masks import BitmapMasks
 
@@ -139,6 +142,45 @@ def test_compiled_parts_answer_alike_and_compile_once_for_all_sizes(model):
     for one, other in zip(sum(expected, []), sum(found, []), strict=True):
         torch.testing.assert_close(one.boxes, other.boxes, rtol=1e-4, atol=1e-3)
         torch.testing.assert_close(one.masks, other.masks, rtol=1e-3, atol=1e-4)
+
+
+def test_recomputed_blocks_train_to_the_same_bits(model):
+    batch, twin = [make_sample(64, 90, 2)], copy.deepcopy(model)
+    twin.checkpoint_parts()
+    assert len(twin.recomputable()) == 1 + 8  # the stem and the blocks of ResNet-18
+    assert list(twin.state_dict()) == list(model.state_dict())
+    for one in (model, twin):
+        torch.manual_seed(0)
+        sum(one(batch).values()).backward()
+    for (name, p), q in zip(model.named_parameters(), twin.parameters(), strict=True):
+        assert torch.equal(p.grad, q.grad), name
+
+
+def test_a_backbone_without_blocks_is_named(model):
+    model.backbone = torch.nn.Conv2d(3, 8, 1)
+    with pytest.raises(ValueError, match=r"GRADIENT_CHECKPOINTING: the backbone Conv2d has no blocks\(\)"):
+        model.checkpoint_parts()
+
+
+def test_frozen_norms_rest_in_training():
+    norm = SyncBatchNorm2d(4)
+    frozen = torch.nn.Sequential(torch.nn.BatchNorm2d(4), torch.nn.Conv2d(4, 4, 1), SyncBatchNorm2d(4))
+    model = Model((0, 0, 0), (1, 1, 1))
+    model.trained, model.frozen = norm, frozen.requires_grad_(False)
+    model.unweighted = torch.nn.BatchNorm2d(4, affine=False)
+    model.train()
+    assert [part.training for part in (model, norm, *frozen, model.unweighted)] == [
+        True,
+        True,
+        False,
+        True,
+        False,
+        True,
+    ]
+    x = torch.randn(2, 4, 5, 5)
+    torch.testing.assert_close(frozen[0](x), x / (1 + 1e-5) ** 0.5)  # by the statistics that it has
+    assert frozen[0].num_batches_tracked == 0 and torch.equal(frozen[0].running_mean, torch.zeros(4))
+    assert not any(part.training for part in model.eval().modules())
 
 
 def test_compiled_parts_train(model):

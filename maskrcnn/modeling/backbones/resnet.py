@@ -140,3 +140,7 @@ class ResNet(nn.Module):
             x = stage(x)
             features[name] = x
         return {name: features[name] for name in self.specs}
+
+    def blocks(self) -> list[nn.Module]:
+        """What runs one after the other: the stem and the residual blocks."""
+        return [self.stem, *(block for stage in self.stages.values() for block in stage.children())]

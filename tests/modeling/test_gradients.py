@@ -1,0 +1,89 @@
+"""What training in several processes needs of every step: a gradient for each parameter, whatever the images hold."""
+
+import pytest
+import torch
+import torch.multiprocessing as mp
+from processes import in_processes
+from torch.nn.parallel import DistributedDataParallel
+
+from maskrcnn.config import load_config
+from maskrcnn.modeling import build_model
+from maskrcnn.modeling.matching import Matcher
+from maskrcnn.structures import BitmapMasks, Instances, Sample
+
+SMALL = {
+    "MODEL.NUM_CLASSES": "3",
+    "MODEL.BACKBONE.DEPTH": "18",
+    "MODEL.BACKBONE.WIDTH": "8",
+    "MODEL.BACKBONE.FREEZE_AT": "1",
+    "MODEL.NECK.CHANNELS": "8",
+    "MODEL.ROI_HEADS.BOX_HEAD.FC_DIM": "8",
+    "MODEL.ROI_HEADS.MASK_HEAD.CONV_DIM": "8",
+}
+FASTER = {"MODEL.ROI_HEADS.MASK_HEAD.NAME": ""}
+NOTHING_MATCHES = Matcher(positive=2.0, negative=2.0)
+
+
+def small_model(norm, more=()):
+    torch.manual_seed(0)
+    norms = {f"MODEL.{part}.NORM": norm for part in ("BACKBONE", "NECK", "ROI_HEADS.MASK_HEAD")}
+    options = SMALL | norms | dict(more)
+    if "MODEL.ROI_HEADS.MASK_HEAD.NAME" in options:
+        options = {key: value for key, value in options.items() if "MASK_HEAD" not in key or key.endswith(".NAME")}
+    cfg = load_config("_base_/models/mask_rcnn_r50_fpn.yaml", [f"{key}={value}" for key, value in options.items()])
+    return build_model(cfg).to(memory_format=torch.channels_last)
+
+
+def make_sample(size, objects):
+    height, width = size
+    boxes = torch.tensor([[4.0, 6.0, 30.0, 28.0], [20.0, 10.0, 40.0, 40.0]])[:objects]
+    masks = BitmapMasks.from_bitmaps(torch.ones(objects, height, width, dtype=torch.bool))
+    image = torch.randint(0, 256, (3, height, width), dtype=torch.uint8)
+    return Sample(image, height, size, Instances(boxes, torch.arange(objects), size, masks))
+
+
+def backward(model, batch, *, autocast=False):
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        losses = model(batch)
+    assert all(value.isfinite() for value in losses.values()), losses
+    sum(value.float() for name, value in losses.items() if name.startswith("loss_")).backward()
+    return losses
+
+
+def without_gradient(model):
+    return [
+        name
+        for name, p in model.named_parameters()
+        if p.requires_grad and (p.grad is None or not p.grad.isfinite().all())
+    ]
+
+
+@pytest.mark.parametrize("autocast", [False, True], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("case", ["objects", "one image without", "no objects", "no match"])
+@pytest.mark.parametrize("norm", ["BN", "FrozenBN", "GN"])
+@pytest.mark.parametrize("more", [{}, FASTER], ids=["mask", "faster"])
+def test_every_parameter_gets_a_gradient(more, norm, case, autocast):
+    model = small_model(norm, more)
+    if case == "no match":
+        model.proposals.matcher = model.roi_heads.matcher = NOTHING_MATCHES
+    objects = {"one image without": (2, 0), "no objects": (0, 0)}.get(case, (2, 1))
+    losses = backward(model, [make_sample((48, 64), objects[0]), make_sample((40, 50), objects[1])], autocast=autocast)
+    assert without_gradient(model) == []
+    assert ("loss_mask" in losses) == (not more)
+    if case in ("no objects", "no match"):
+        assert losses["loss_box"] == 0 and losses["loss_rpn_box"] == 0 and losses["loss_cls"] > 0
+
+
+def train_in_process(rank):
+    model = small_model("SyncBN")
+    parallel = DistributedDataParallel(model)  # without find_unused_parameters
+    for objects in ((2, 0), (0, 2), (0, 0)):  # by rank, step by step
+        backward(parallel, [make_sample((48 + 8 * rank, 64), objects[rank])])
+    return {name: p.grad for name, p in model.named_parameters() if p.requires_grad}, without_gradient(model)
+
+
+@pytest.mark.skipif("fork" not in mp.get_all_start_methods(), reason="processes cannot be forked here")
+def test_processes_without_objects_keep_in_step():
+    (first, missing), (second, also_missing) = in_processes(2, train_in_process)
+    assert missing == also_missing == []
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
