@@ -37,7 +37,7 @@ from maskrcnn.data import (
 )
 from maskrcnn.data.loader import Mapper
 from maskrcnn.engine import checks, logs
-from maskrcnn.engine.hooks import Checkpointing, FiniteGuard, Logging, Pictures
+from maskrcnn.engine.hooks import Checkpointing, FiniteGuard, Logging, Pictures, Profiling
 from maskrcnn.engine.inference import prepare_inference
 from maskrcnn.engine.pictures import beside_ground_truth
 from maskrcnn.engine.precision import Precision, choose_precision
@@ -55,11 +55,12 @@ CHANGES_FILE = "data_problems.json"
 MAPPERS = {"instance": InstanceMapper}  # by a model's task
 
 
-def train(cfg: CfgNode, *, resume: bool = False) -> dict[str, float]:
+def train(cfg: CfgNode, *, resume: bool = False, profile: int = 0) -> dict[str, float]:
     """Train, evaluate, and leave in OUTPUT_DIR all that a run leaves (docs/training.md); the last metrics.
 
     Args:
         resume: go on from the newest checkpoint in OUTPUT_DIR.
+        profile: so many iterations, after a few, and leave OUTPUT_DIR/profile.
 
     Raises:
         ConfigError, DatasetError, CheckpointError, RunError: before anything slow, what is wrong with config, data or
@@ -93,7 +94,7 @@ def train(cfg: CfgNode, *, resume: bool = False) -> dict[str, float]:
             parts.batches,
             parts.optimizer,
             build_schedule(cfg.SOLVER),
-            build_hooks(parts, folder, device, evaluation),
+            build_hooks(parts, folder, device, evaluation, profile),
             precision=precision,
             scaler=parts.scaler,
             clip_gradients=cfg.SOLVER.CLIP_GRADIENTS,
@@ -157,7 +158,9 @@ def build_parts(cfg: CfgNode, device: torch.device, precision: Precision, checkp
     return Parts(cfg, start, train_set, test_sets, test_mapper, model, optimizer, scaler, batches)
 
 
-def build_hooks(parts: Parts, folder: Path, device: torch.device, evaluation: Evaluation) -> list[Hook]:
+def build_hooks(
+    parts: Parts, folder: Path, device: torch.device, evaluation: Evaluation, profile: int = 0
+) -> list[Hook]:
     """What happens beside the steps, in this order."""
     cfg = parts.cfg
     outputs: list[Writer] = [
@@ -184,6 +187,7 @@ def build_hooks(parts: Parts, folder: Path, device: torch.device, evaluation: Ev
         ),
         Logging(outputs, batch_size=cfg.SOLVER.IMS_PER_BATCH, device=device),
         Pictures(outputs, evaluation.pictures),
+        *([Profiling(parts.model, folder / "profile", iterations=profile, device=device)] if profile else []),
     ]
 
 

@@ -15,6 +15,7 @@ from yacs.config import CfgNode
 from maskrcnn.data.transforms import resized_size
 from maskrcnn.engine.checks import changed
 from maskrcnn.engine.solver import build_optimizer
+from maskrcnn.engine.tables import aligned
 from maskrcnn.modeling import build_model
 from maskrcnn.modeling.generalized_rcnn import GeneralizedRCNN
 from maskrcnn.structures import Detections, Proposals, Sample
@@ -177,8 +178,4 @@ def table(costs: dict[str, Cost], title: str, depth: int) -> str:
             label = "  " * level + name.rpartition(".")[2] if name else title
             sizes = (cost.parameters / 1e6, cost.trained / 1e6, cost.multiply_adds / 1e9, cost.activations * 4 / 1e6)
             rows.append((label, *(f"{value:.{digits}f}" for value, digits in zip(sizes, (3, 3, 3, 1), strict=True))))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))])
-        for row in rows
-    )
+    return aligned(rows)

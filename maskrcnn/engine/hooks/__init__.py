@@ -4,5 +4,6 @@ from maskrcnn.engine.hooks.checkpointing import Checkpointing
 from maskrcnn.engine.hooks.finite import FiniteGuard, NonFiniteLoss
 from maskrcnn.engine.hooks.metrics import Logging
 from maskrcnn.engine.hooks.pictures import Pictures
+from maskrcnn.engine.hooks.profiling import Profiling
 
-__all__ = ["Checkpointing", "FiniteGuard", "Logging", "NonFiniteLoss", "Pictures"]
+__all__ = ["Checkpointing", "FiniteGuard", "Logging", "NonFiniteLoss", "Pictures", "Profiling"]
