@@ -177,6 +177,8 @@ def build_hooks(
         "config": dump(cfg),
     }
     guard = FiniteGuard()
+    compiled = parts.model.compilable() if cfg.COMPILE else []
+    profiling = Profiling(parts.model, folder / "profile", iterations=profile, device=device, compiled=compiled)
     return [
         guard,
         Checkpointing(
@@ -187,7 +189,7 @@ def build_hooks(
         ),
         Logging(outputs, batch_size=cfg.SOLVER.IMS_PER_BATCH, device=device),
         Pictures(outputs, evaluation.pictures),
-        *([Profiling(parts.model, folder / "profile", iterations=profile, device=device)] if profile else []),
+        *([profiling] if profile else []),
     ]
 
 

@@ -73,15 +73,27 @@ def test_so_many_iterations_after_the_first(model, tmp_path, labels):
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
 
 
+def test_compiled_parts_stay_as_they_are(model, tmp_path):
+    compilations = []
+    model[1].compile(backend=lambda graph, inputs: compilations.append(graph) or graph.forward)
+    hook = Profiling(model, tmp_path / "profile", iterations=2, device=torch.device("cpu"), compiled=[model[1]])
+    run(model, hook, 10)
+    assert len(compilations) == 1
+    rows = rows_of(tmp_path)[1]
+    assert rows[NAME_OF_ALL][0] == rows["0"][0] == "1" and not {"1", "1.0", "1.1"} & rows.keys()
+
+
 def test_an_evaluation_in_between_makes_no_rows_and_is_told(model, tmp_path, caplog):
     run(model, profiling(model, tmp_path), 10, evaluate_after=WARM_UP)
     assert rows_of(tmp_path)[1]["1.1"][0] == "1"
     assert "the profile contains an evaluation" in caplog.text
 
 
-def test_a_run_that_ends_earlier_leaves_what_it_has(model, tmp_path):
-    run(model, profiling(model, tmp_path, iterations=50), WARM_UP + 3, max_iter=WARM_UP + 3)
+def test_a_run_that_ends_earlier_leaves_what_it_has(model, tmp_path, caplog):
+    steps = WARM_UP + 3
+    run(model, profiling(model, tmp_path, iterations=50), steps, max_iter=steps, evaluate_after=steps - 1)
     assert rows_of(tmp_path)[0] == "means of 3 iterations"
+    assert not caplog.text  # its evaluation came after
 
 
 def test_a_run_that_fails_leaves_what_it_has(model, tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +34,21 @@ class Profiling(Hook):
         folder: is made if it does not exist.
         iterations: how many.
         device: that the model is on.
+        compiled: modules that `torch.compile` took: they and what is in them get no label, which would compile them
+            anew, in the middle of the profile.
     """
 
-    def __init__(self, model: nn.Module, folder: Path, *, iterations: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        folder: Path,
+        *,
+        iterations: int,
+        device: torch.device,
+        compiled: Sequence[nn.Module] = (),
+    ) -> None:
         self.model, self.folder, self.iterations, self.device = model, folder, iterations, device
+        self.compiled = {module for part in compiled for module in part.modules()}
         self.seen = 0
         self.is_done = not is_main_process()
         self.profiler: profile | None = None
@@ -49,7 +61,7 @@ class Profiling(Hook):
         self.seen += 1
         if self.seen == WARM_UP and not step.is_last:
             self.start()
-        elif self.seen == WARM_UP + self.iterations:
+        elif self.profiler and (step.is_last or self.seen == WARM_UP + self.iterations):
             self.finish()
 
     def after_evaluation(self, iteration: int, results: dict[str, float]) -> None:
@@ -66,7 +78,8 @@ class Profiling(Hook):
 
     def start(self) -> None:
         for name, module in self.model.named_modules():
-            self.handles += label_forward(module, label_of(name, self.model), self.model)
+            if module not in self.compiled:
+                self.handles += label_forward(module, label_of(name, self.model), self.model)
         on_gpu = self.device.type == "cuda"
         self.profiler = profile(activities=[ProfilerActivity.CPU, *[ProfilerActivity.CUDA] * on_gpu])
         self.wait_for_device()
