@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 
@@ -23,6 +24,13 @@ class WholeFile:
 
     def discard(self) -> None:
         self.part.unlink(missing_ok=True)
+
+    @staticmethod
+    def remove_parts(folder: Path) -> None:
+        """Remove what processes that were killed have left in a folder, in which nobody else is writing now."""
+        for part in folder.glob(".*.part*"):
+            if re.fullmatch(r"\..+\.\d+\.part(\.\w+)?", part.name):
+                part.unlink(missing_ok=True)
 
     def __enter__(self) -> Path:
         return self.part

@@ -17,6 +17,18 @@ def test_auto_is_the_gpu_where_there_is_one(monkeypatch):
     assert env.pick_device("auto") == torch.device("cuda")
 
 
+def test_each_of_several_processes_has_its_own_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert env.pick_device("auto", 1) == env.pick_device("cpu", 1) == torch.device("cpu")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert env.pick_device("auto", 1) == env.pick_device("cuda", 1) == torch.device("cuda:1")
+    with pytest.raises(ValueError, match="process 2 of this machine has no GPU, since there are 2"):
+        env.pick_device("auto", 2)
+    with pytest.raises(ValueError, match=r"MODEL\.DEVICE is 'cuda:0' for every process"):
+        env.pick_device("cuda:0", 1)
+
+
 @pytest.mark.parametrize("name", ["gpu", "", "cuda:x"])
 def test_no_such_device(name):
     with pytest.raises(ValueError, match=r"MODEL\.DEVICE is .*use auto, cpu, cuda or cuda:N"):

@@ -79,5 +79,5 @@ def make_run(folder: Path) -> Path:
     (run / "config.yaml").write_text(dump(cfg))
     torch.manual_seed(0)
     facts = {"class_names": list(CLASSES.values()), "category_ids": list(CLASSES), "config": dump(cfg)}
-    Checkpointer(run, facts).save(7, {"model": dict(build_model(cfg).state_dict())}, final=True)
+    Checkpointer(run, facts).save(7, {"model": dict(build_model(cfg).state_dict())}, Checkpointer.FINAL)
     return run

@@ -1,15 +1,18 @@
-"""The checkpoints of one run: model_0004999.pth, model_final.pth, and last_checkpoint, which names the newest."""
+"""The checkpoints of one run: model_0004999.pth, ..., model_final.pth, and last_checkpoint, which names the newest."""
 
 from __future__ import annotations
 
+import os
+import re
+import shutil
 from pathlib import Path
 from typing import Any
 
+from maskrcnn.atomic import WholeFile
 from maskrcnn.checkpoint.files import CheckpointError, save_checkpoint, write_atomically
-from maskrcnn.distributed import is_main_process
 
 POINTER = "last_checkpoint"
-FINAL = "model_final.pth"
+NUMBERED = re.compile(r"model_\d{7,}\.pth")
 
 
 class Checkpointer:
@@ -18,23 +21,47 @@ class Checkpointer:
     Args:
         folder: the run's output folder; it exists.
         facts: what every checkpoint of the run says about it: class_names, category_ids, config (YAML text).
+        keep: the newest so many numbered ones stay, older ones are removed; 0 keeps all.
     """
 
-    def __init__(self, folder: Path, facts: dict[str, Any]) -> None:
-        self.folder, self.facts = folder, facts
+    FINAL, LATEST, BEST = "model_final.pth", "model_latest.pth", "model_best.pth"
 
-    def save(self, iteration: int, state: dict[str, Any], *, final: bool = False) -> Path:
-        """Write the state after `iteration`, the last finished one, counted from 0; only the main process writes.
+    def __init__(self, folder: Path, facts: dict[str, Any], *, keep: int = 0) -> None:
+        self.folder, self.facts, self.keep = folder, facts, keep
+
+    def save(self, iteration: int, state: dict[str, Any], name: str) -> Path:
+        """Write the state after `iteration`, the last finished one, counted from 0, and name it as the newest.
+
+        Older files go only after that, so that at every moment the named one is there and whole.
 
         Args:
             state: "model", and what resuming needs beside it.
-            final: name the file model_final.pth.
+
+        Raises:
+            OSError: it could not be written; the checkpoints before it are untouched.
         """
-        path = self.folder / (FINAL if final else f"model_{iteration:07d}.pth")
-        if is_main_process():
-            save_checkpoint(path, {**state, "iteration": iteration, **self.facts})
-            write_atomically(self.folder / POINTER, path.name.encode())
+        path = self.folder / name
+        save_checkpoint(path, {**state, "iteration": iteration, **self.facts})
+        write_atomically(self.folder / POINTER, name.encode())
+        numbered = sorted(p for p in self.folder.glob("model_*.pth") if NUMBERED.fullmatch(p.name))
+        old = numbered[: -self.keep] if self.keep else []
+        for other in [*old, *([self.folder / self.LATEST] if name != self.LATEST else [])]:
+            other.unlink(missing_ok=True)
         return path
+
+    def keep_best(self) -> None:
+        """The newest checkpoint is the best one, too: model_best.pth, which costs no space where links are possible.
+
+        Raises:
+            OSError: it could not be written.
+        """
+        newest = newest_checkpoint(self.folder)
+        assert newest is not None
+        with WholeFile(self.folder / self.BEST) as part:
+            try:
+                os.link(newest, part)
+            except OSError:
+                shutil.copyfile(newest, part)
 
 
 def newest_checkpoint(folder: Path) -> Path | None:

@@ -28,8 +28,10 @@ class CheckpointError(ValueError):
 
 def write_atomically(path: Path, data: bytes) -> None:
     """Write a small file so that a reader, or a crash, sees the old content or the new one and nothing between."""
-    with WholeFile(path) as part:
-        part.write_bytes(data)
+    with WholeFile(path) as part, part.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())  # before the rename, or a power cut could leave the name on an empty file
 
 
 def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
@@ -40,12 +42,16 @@ def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
 
     Raises:
         TypeError: something else is in there, before anything is written; names its place.
+        OSError: it could not be written.
     """
     _check_plain(content, "checkpoint")
     with WholeFile(path) as part, part.open("wb") as file:
-        torch.save(content, file)
+        try:
+            torch.save(content, file)
+        except RuntimeError as error:  # torch's writer says so of any failure of the file below it
+            raise OSError(f"{path}: {error.__context__ or str(error).splitlines()[0]}") from error
         file.flush()
-        os.fsync(file.fileno())  # before the rename, or a power cut could leave the name on an empty file
+        os.fsync(file.fileno())
 
 
 def _check_plain(value: Any, place: str) -> None:

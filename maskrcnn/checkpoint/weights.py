@@ -50,7 +50,7 @@ def merge(parts: Sequence[Weights]) -> Weights:
 def _own(content: dict[str, Any], spec: str) -> Weights:
     names, ids = content["class_names"], content.get("category_ids")
     return Weights(
-        tensors=content["model"],
+        tensors=content.get("ema", content["model"]),  # the averaged weights are what the run evaluated
         source=spec,
         class_names=None if names is None else tuple(names),
         category_ids=None if ids is None else tuple(ids),

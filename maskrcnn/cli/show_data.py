@@ -15,10 +15,9 @@ from yacs.config import CfgNode
 from maskrcnn.config import load_config
 from maskrcnn.data.datasets import dataset
 from maskrcnn.data.loader import Mapper
-from maskrcnn.data.mappers import InstanceMapper
 from maskrcnn.data.records import Dataset, ImageRecord, concatenate
 from maskrcnn.data.transforms import to_hwc
-from maskrcnn.engine.run import build_mappers
+from maskrcnn.engine.inputs import build_mappers, with_targets
 from maskrcnn.registry import MODELS
 from maskrcnn.structures import Instances, Sample
 from maskrcnn.visualization import draw_targets, fit, save_picture, sheet
@@ -79,10 +78,7 @@ def mapper_of(cfg: CfgNode, split: str) -> Mapper:
     """The mapper of training; or one with the transforms of testing that also keeps the ground truth."""
     model: Any = MODELS.get(cfg.MODEL.NAME)
     train_mapper, test_mapper = build_mappers(cfg, model.task)
-    if split == "train":
-        return train_mapper
-    assert isinstance(test_mapper, InstanceMapper)
-    return InstanceMapper(test_mapper.transforms, training=True)
+    return train_mapper if split == "train" else with_targets(test_mapper)
 
 
 def samples_of(

@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 from maskrcnn.cli import train
 from maskrcnn.config import load_config
+from maskrcnn.engine.hooks.preemption import EXIT_CODE
 
 if TYPE_CHECKING:
     from submitit.helpers import DelayedSubmission
 
-STOPPED = 75  # a training's exit code after it was asked to stop and has saved its state
 TIME_TO_SAVE = 300  # seconds before the limit at which Slurm asks the job to stop
 MOST_RESUMPTIONS = 1000  # submitit's own limit is 3
 
@@ -119,7 +119,7 @@ class Training:
             code = self.process.wait()
         finally:
             self.process.kill()
-        if code == STOPPED and not self.is_cancelled:
+        if code == EXIT_CODE and not self.is_cancelled:
             if JobEnvironment().global_rank == 0:  # it was asked by somebody else: have it queued again all the same
                 signal.raise_signal(getattr(signal, f"SIG{JobEnvironment.USR_SIG}"))
             time.sleep(TIME_TO_SAVE)  # until the first process has the job queued again, which ends this one

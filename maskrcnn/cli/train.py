@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from collections.abc import Sequence
 
 from maskrcnn.config import format_config, trace_config
 from maskrcnn.engine import run
 from maskrcnn.engine.checks import RunError
+from maskrcnn.engine.hooks.preemption import EXIT_CODE, Preempted
 
 PROFILED = "5"  # iterations, if no number is given
 
@@ -22,7 +24,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--config", "--config-file", required=True, metavar="FILE", help="a file, or a shipped config's name"
     )
-    p.add_argument("--resume", action="store_true", help="go on from the newest checkpoint in OUTPUT_DIR")
+    p.add_argument("--resume", action="store_true", help="go on from the newest checkpoint in OUTPUT_DIR, if any")
     p.add_argument(
         "--eval-only",
         action="store_true",
@@ -37,7 +39,7 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--print-config", action="store_true", help="print each value and where it comes from, and stop")
     p.add_argument("--device", metavar="NAME", help="auto, cpu, cuda, cuda:1; the same as MODEL.DEVICE")
-    p.add_argument("--num-gpus", type=int, default=1, metavar="N", help="1: training runs on one device")
+    p.add_argument("--num-gpus", type=int, default=1, metavar="N", help="more than 1: prints how torchrun does that")
     p.add_argument("overrides", nargs="*", metavar="KEY VALUE", help="config values, also as KEY=VALUE")
     return p
 
@@ -49,7 +51,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.profile and args.eval_only:
         p.error("--profile is of training, which --eval-only leaves out")
     if args.num_gpus > 1:
-        raise RunError(f"--num-gpus is {args.num_gpus}, but this version trains on one device; leave it out")
+        given = [word for word in arguments if word != "train"]
+        at = next(i for i, word in enumerate(given) if word.startswith("--num-gpus"))
+        del given[at : at + (1 if "=" in given[at] else 2)]
+        raise RunError(
+            f"several GPUs are several processes, which torchrun starts:\n  torchrun --standalone --nproc-per-node "
+            f"{args.num_gpus} -m maskrcnn train {shlex.join(given)}"
+        )
     device = ["MODEL.DEVICE", args.device] if args.device else []
     cfg, origins = trace_config(args.config, [*args.overrides, *device])
     if args.print_config:
@@ -58,7 +66,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         chosen = origins.get("MODEL.WEIGHTS") == "command line"
         run.test(cfg, weights=cfg.MODEL.WEIGHTS if chosen else ())
     else:
-        run.train(cfg, resume=args.resume, profile=args.profile)
+        try:
+            run.train(cfg, resume=args.resume, profile=args.profile)
+        except Preempted as stop:
+            print(f"maskrcnn train: {stop}", file=sys.stderr)
+            return EXIT_CODE
     return 0
 
 

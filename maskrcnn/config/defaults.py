@@ -91,10 +91,14 @@ class Input:
 class Solver:
     """Optimizer and schedule: Mask R-CNN §3.1; the warm-up, of which the paper says nothing, is Detectron2's."""
 
-    IMS_PER_BATCH: int = 16  # over all GPUs together
+    IMS_PER_BATCH: int = 16  # of a step, over all processes and passes together
+    # Passes of a step, one after the other, whose gradients are averaged: less memory for the same batch.
+    ACCUMULATE: int = 1
     # AdamW learns faster from scratch; its decay is decoupled from the gradient, its rates are far lower than SGD's.
     OPTIMIZER: Literal["SGD", "AdamW"] = "SGD"
     BASE_LR: float = 0.02  # for this batch: another batch size wants the rate scaled with it
+    # The batch that BASE_LR is for: another IMS_PER_BATCH scales it linearly. 0: it is never scaled.
+    LR_FOR_BATCH: int = 0
     LR_SCHEDULE: Literal["multistep", "poly", "cosine"] = "multistep"
     POLY_POWER: float = 0.9
     STEPS: tuple[int, ...] = (120000,)
@@ -113,7 +117,13 @@ class Solver:
     CLIP_GRADIENTS: float = 0.0
     # "auto": bf16 where the hardware computes in it, else fp32.
     AMP: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    # Steps with a loss or gradient that is not finite, which may be left out before the run stops.
+    SKIP_NON_FINITE: int = 0
+    # Decay of the moving average of the weights, such as 0.9998, which is then what is evaluated; 0: no average.
+    EMA: float = 0.0
     CHECKPOINT_PERIOD: int = 5000
+    # How many of those stay, beside the best and the final one; 0: all.
+    CHECKPOINTS_KEPT: int = 0
 
 
 @dataclass(frozen=True)
@@ -121,8 +131,14 @@ class Evaluation:
     """What is measured, and when."""
 
     EVALUATORS: tuple[str, ...] = ("coco",)
+    # The losses on DATASETS.TEST too, at each evaluation.
+    LOSS: bool = False
     # Iterations between evaluations during training; 0: only at the end.
     EVAL_PERIOD: int = 0
+    # A metric by its name, such as segm/AP, by which model_best.pth is kept; empty: none.
+    BEST_METRIC: str = ""
+    # Evaluations without a better value of it after which training ends; 0: never.
+    PATIENCE: int = 0
     # One number for the model and for the evaluator.
     DETECTIONS_PER_IMAGE: int = 100
     IMS_PER_BATCH: int = 1

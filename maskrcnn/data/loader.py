@@ -10,6 +10,7 @@ import gc
 import io
 import itertools
 import pickle
+import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -26,6 +27,8 @@ from maskrcnn.structures.samples import Sample
 
 Mapper = Callable[[ImageRecord, np.random.Generator], Sample]
 
+GRACE = 20  # seconds that a worker goes on after it was asked to stop
+
 
 def build_train_loader(
     dataset: Dataset,
@@ -37,6 +40,7 @@ def build_train_loader(
     aspect_ratio_grouping: bool = True,
     filter_empty: bool = True,
     start_iteration: int = 0,
+    passes: int = 1,
 ) -> Iterator[list[Sample]]:
     """Batches for training, without end.
 
@@ -49,13 +53,16 @@ def build_train_loader(
         aspect_ratio_grouping: no batch holds both wide and tall images, so that little is padded.
         filter_empty: leave out images without objects (crowd regions are none).
         start_iteration: skip the batches of so many steps, to go on with the ones of an uninterrupted run.
+        passes: in how many batches, one after the other, each process gets its share of a step. A step has the same
+            images for any number of processes and passes.
 
     Raises:
         DatasetError: no image is left; and, from the iterator, what is wrong with an image.
-        ValueError: the batch cannot be divided among the processes.
+        ValueError: the batch cannot be divided among processes and passes.
     """
-    if batch_size < 1 or batch_size % world_size():
-        raise ValueError(f"batch of {batch_size} images cannot be divided among {world_size()} processes equally")
+    if batch_size < 1 or batch_size % (world_size() * passes):
+        among = f"{world_size()} processes" + (f" with {passes} passes each" if passes > 1 else "")
+        raise ValueError(f"batch of {batch_size} images cannot be divided among {among} equally")
     kept = np.flatnonzero(dataset.num_objects > 0) if filter_empty else np.arange(len(dataset))
     if not len(kept):
         raise DatasetError(
@@ -63,7 +70,9 @@ def build_train_loader(
             "count); add annotations, or keep empty images with DATALOADER.FILTER_EMPTY_ANNOTATIONS False"
         )
     groups = dataset.aspect_ratios[kept] > 1 if aspect_ratio_grouping else np.zeros(len(kept))
-    batches = TrainingBatches(kept, groups, batch_size=batch_size, seed=seed, start_iteration=start_iteration)
+    batches = TrainingBatches(
+        kept, groups, batch_size=batch_size, seed=seed, start_iteration=start_iteration, passes=passes
+    )
     return _unpacked(_data_loader(_Samples(dataset, mapper, seed), batches, num_workers))
 
 
@@ -105,14 +114,23 @@ class TrainingBatches:
     """
 
     def __init__(
-        self, indices: np.ndarray, groups: np.ndarray, *, batch_size: int, seed: int, start_iteration: int
+        self,
+        indices: np.ndarray,
+        groups: np.ndarray,
+        *,
+        batch_size: int,
+        seed: int,
+        start_iteration: int,
+        passes: int = 1,
     ) -> None:
         self.indices, self.groups = indices, groups
-        self.batch_size, self.seed, self.start_iteration = batch_size, seed, start_iteration
+        self.batch_size, self.seed, self.start_iteration, self.passes = batch_size, seed, start_iteration, passes
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        share = slice(rank(), None, world_size())
-        return (batch[share] for batch in itertools.islice(self._all(), self.start_iteration, None))
+        step = world_size() * self.passes
+        for batch in itertools.islice(self._all(), self.start_iteration, None):
+            for i in range(self.passes):
+                yield batch[i * world_size() + rank() :: step]
 
     def _all(self) -> Iterator[list[tuple[int, int]]]:
         filling: dict[Any, list[tuple[int, int]]] = {}
@@ -155,6 +173,11 @@ def _data_loader(samples: _Samples, batches: Iterable[list[tuple[int, int]]], nu
 
 def _start_worker(_: int) -> None:
     cv2.setNumThreads(1)  # torch's loader does the same for torch
+    if hasattr(signal, "alarm"):
+        # A scheduler that wants the machine asks every process of the job to stop; the training process still needs
+        # its workers while it finishes a step and saves. They go with it, or by an alarm that nothing answers.
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(GRACE))
 
 
 def _unpacked(loader: DataLoader) -> Iterator[list[Sample]]:

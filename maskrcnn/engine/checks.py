@@ -15,7 +15,7 @@ from maskrcnn.checkpoint import Weights, trace_of_run
 from maskrcnn.data import Dataset, DatasetError
 from maskrcnn.data.checking.images import damages, sample
 from maskrcnn.data.checking.splits import different_classes, shared_images
-from maskrcnn.distributed import world_size
+from maskrcnn.distributed import all_gather_object, world_size
 from maskrcnn.engine.solver import build_schedule
 from maskrcnn.registry import EVALUATORS
 
@@ -26,6 +26,11 @@ REFERENCE_BATCH, REFERENCE_LR = 16, 0.02  # Mask R-CNN §3.1
 # Lowest value of each number that has one.
 LIMITS = {
     "SOLVER.IMS_PER_BATCH": 1,
+    "SOLVER.ACCUMULATE": 1,
+    "SOLVER.LR_FOR_BATCH": 0,
+    "SOLVER.SKIP_NON_FINITE": 0,
+    "SOLVER.EMA": 0,
+    "SOLVER.CHECKPOINTS_KEPT": 0,
     "SOLVER.MAX_ITER": 1,
     "SOLVER.BASE_LR": 0,
     "SOLVER.WARMUP_ITERS": 0,
@@ -36,6 +41,7 @@ LIMITS = {
     "SOLVER.CHECKPOINT_PERIOD": 0,
     "DATALOADER.NUM_WORKERS": 0,
     "TEST.EVAL_PERIOD": 0,
+    "TEST.PATIENCE": 0,
     "TEST.IMS_PER_BATCH": 1,
     "TEST.DETECTIONS_PER_IMAGE": 1,
     "MODEL.NUM_CLASSES": 0,
@@ -60,28 +66,30 @@ def at_the_door() -> Iterator[None]:
         raise RunError(str(error)) from error
 
 
-def check_one_process() -> None:
-    """Raises RunError under torchrun: with several processes each would train a model of its own."""
-    if world_size() > 1:
-        raise RunError(
-            f"WORLD_SIZE is {world_size()}, but this version trains in one process on one device; start it without "
-            "torchrun"
-        )
-
-
 def check_values(cfg: CfgNode, *, training: bool) -> None:
     """Raises RunError or ValueError: a number out of its range, no data set, an evaluator that does not exist."""
     for key, lowest in LIMITS.items():
         section, name = key.split(".")
         if not cfg[section][name] >= lowest:  # NaN is not
             raise RunError(f"{key} is {cfg[section][name]}; it must be at least {lowest}")
+    batch, passes = cfg.SOLVER.IMS_PER_BATCH, world_size() * cfg.SOLVER.ACCUMULATE
+    if training and batch % passes:
+        raise RunError(
+            f"SOLVER.IMS_PER_BATCH is {batch}, the images of a step over all processes, which cannot be divided "
+            f"equally among {world_size()} processes with {cfg.SOLVER.ACCUMULATE} passes each (SOLVER.ACCUMULATE); "
+            f"choose a multiple of {passes}"
+        )
+    if not cfg.SOLVER.EMA < 1:
+        raise RunError(f"SOLVER.EMA is {cfg.SOLVER.EMA}, a decay that would never let a new weight in; expected 0 to 1")
+    if cfg.TEST.PATIENCE and not cfg.TEST.BEST_METRIC:
+        raise RunError(f"TEST.PATIENCE is {cfg.TEST.PATIENCE}, but of which metric? Name it in TEST.BEST_METRIC")
     build_schedule(cfg.SOLVER)
     for name in cfg.TEST.EVALUATORS:
         EVALUATORS.get(name)
     if training and not cfg.DATASETS.TRAIN:
         raise RunError("DATASETS.TRAIN is empty: name a data set, or give {JSON: annotation file, IMAGES: folder}")
-    if not training and not (cfg.DATASETS.TEST and cfg.TEST.EVALUATORS):
-        raise RunError("to evaluate, DATASETS.TEST and TEST.EVALUATORS must name something")
+    if not training and not (cfg.DATASETS.TEST and (cfg.TEST.EVALUATORS or cfg.TEST.LOSS)):
+        raise RunError("to evaluate, DATASETS.TEST and TEST.EVALUATORS must name something (or set TEST.LOSS)")
 
 
 def make_folder(folder: Path) -> None:
@@ -132,6 +140,25 @@ def changed(cfg: CfgNode, section: str, **values: Any) -> CfgNode:
     (copy[section] if section else copy).update(values)
     copy.freeze()
     return copy
+
+
+def check_best_metric(cfg: CfgNode, metrics: Sequence[str]) -> None:
+    """Raises RunError: TEST.BEST_METRIC is no metric that an evaluation of this run gives."""
+    wanted = cfg.TEST.BEST_METRIC
+    if wanted and wanted not in metrics:
+        known = f"those of this run are {', '.join(metrics)}" if metrics else "nothing is evaluated (DATASETS.TEST)"
+        raise RunError(f"TEST.BEST_METRIC is {wanted!r}, which is no metric; {known}")
+
+
+def check_same_start(iteration: int | None, folder: Path) -> None:
+    """Raises RunError: not every process found the same checkpoint."""
+    found = all_gather_object(iteration)
+    if len(set(found)) > 1:
+        told = ", ".join(f"rank {r} {'none' if i is None else f'iteration {i}'}" for r, i in enumerate(found))
+        raise RunError(
+            f"the processes found different checkpoints in {folder} ({told}); OUTPUT_DIR must be a folder that all "
+            "machines share"
+        )
 
 
 def check_same_classes(names: Sequence[str], source: str, dataset: Dataset) -> None:
@@ -188,6 +215,12 @@ def _has_part(cfg: CfgNode, key: str) -> bool:
 
 def learning_rate_hint(solver: Mapping[str, Any]) -> str | None:
     """What the linear rule says of SGD with another batch size than the paper's; None when there is nothing to say."""
+    if solver["LR_FOR_BATCH"]:
+        scaled = solver["BASE_LR"] * solver["IMS_PER_BATCH"] / solver["LR_FOR_BATCH"]
+        return (
+            f"the learning rate is {scaled:g}: SOLVER.BASE_LR {solver['BASE_LR']:g}, scaled from SOLVER.LR_FOR_BATCH "
+            f"{solver['LR_FOR_BATCH']} to SOLVER.IMS_PER_BATCH {solver['IMS_PER_BATCH']}"
+        )
     if solver["OPTIMIZER"] != "SGD":
         return None
     batch, rate = solver["IMS_PER_BATCH"], solver["BASE_LR"]
@@ -197,7 +230,7 @@ def learning_rate_hint(solver: Mapping[str, Any]) -> str | None:
     return (
         f"SOLVER.IMS_PER_BATCH is {batch} and SOLVER.BASE_LR {rate:g}; the paper's {REFERENCE_LR} for a batch of "
         f"{REFERENCE_BATCH} would be {suggested:g} here by the linear rule, with iterations scaled by "
-        f"{REFERENCE_BATCH / batch:.3g} (nothing is scaled by itself)"
+        f"{REFERENCE_BATCH / batch:.3g} (nothing is scaled by itself: SOLVER.LR_FOR_BATCH asks for it)"
     )
 
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +13,9 @@ import yaml
 from yacs.config import CfgNode
 
 from maskrcnn import env
+from maskrcnn.atomic import WholeFile
 from maskrcnn.checkpoint import (
-    Checkpointer,
     CheckpointError,
-    Weights,
     load_checkpoint,
     merge,
     newest_checkpoint,
@@ -25,172 +23,102 @@ from maskrcnn.checkpoint import (
     write_atomically,
 )
 from maskrcnn.config import dump
-from maskrcnn.data import (
-    Dataset,
-    InstanceMapper,
-    RandomHorizontalFlip,
-    ResizeShortestEdge,
-    build_test_loader,
-    build_train_loader,
-    concatenate,
-    dataset,
+from maskrcnn.distributed import (
+    all_gather_object,
+    is_main_process,
+    local_rank,
+    process_group,
+    was_restarted,
+    world_size,
 )
-from maskrcnn.data.loader import Mapper
 from maskrcnn.engine import checks, logs
-from maskrcnn.engine.hooks import Checkpointing, FiniteGuard, Logging, Pictures, Profiling
+from maskrcnn.engine.evaluation import Evaluation
+from maskrcnn.engine.history import evaluations
+from maskrcnn.engine.hooks import StopRequest
 from maskrcnn.engine.inference import prepare_inference
-from maskrcnn.engine.pictures import beside_ground_truth
-from maskrcnn.engine.precision import Precision, choose_precision
-from maskrcnn.engine.solver import build_optimizer, build_schedule
-from maskrcnn.engine.state import check_resumable, load_weights, restore, seed_everything, training_state, untouched_rng
-from maskrcnn.engine.trainer import Hook, Trainer
-from maskrcnn.engine.writers import JSONLines, LogLines, ProgressBar, TensorBoard, Writer
-from maskrcnn.evaluation import Evaluator, evaluate
-from maskrcnn.modeling import Model, build_model
-from maskrcnn.registry import EVALUATORS
+from maskrcnn.engine.inputs import build_mappers, list_changes, read_test_sets
+from maskrcnn.engine.parts import METRICS_FILE, build_hooks, build_parts, parallel
+from maskrcnn.engine.precision import choose_precision
+from maskrcnn.engine.solver import build_schedule
+from maskrcnn.engine.state import check_resumable, load_weights
+from maskrcnn.engine.trainer import Trainer, is_due
+from maskrcnn.modeling import build_model
 
 logger = logging.getLogger(__name__)
-
-CHANGES_FILE = "data_problems.json"
-MAPPERS = {"instance": InstanceMapper}  # by a model's task
 
 
 def train(cfg: CfgNode, *, resume: bool = False, profile: int = 0) -> dict[str, float]:
     """Train, evaluate, and leave in OUTPUT_DIR all that a run leaves (docs/training.md); the last metrics.
 
+    Under torchrun every process calls this, and they train one model together.
+
     Args:
-        resume: go on from the newest checkpoint in OUTPUT_DIR.
-        profile: so many iterations, after a few, and leave OUTPUT_DIR/profile.
+        resume: go on from the newest checkpoint in OUTPUT_DIR, if there is one. So does a process that torchrun
+            restarted.
+        profile: so many iterations, after a few, and leave OUTPUT_DIR/profile; 0: none.
 
     Raises:
-        ConfigError, DatasetError, CheckpointError, RunError: before anything slow, what is wrong with config, data or
-            weights.
+        ConfigError, DatasetError, CheckpointError, RunError, GroupError: before anything slow, what is wrong with
+            config, data, weights or processes.
         NonFiniteLoss: training diverged.
+        OutOfMemory: a batch was too large.
+        CheckpointingFailed: the end of the run could not be written.
+        Preempted: a signal asked to stop; the state is saved.
     """
     folder = Path(cfg.OUTPUT_DIR).expanduser()
+    resume = resume or was_restarted()
     with checks.at_the_door():
-        checks.check_one_process()
         checks.check_values(cfg, training=True)
-        device = env.pick_device(cfg.MODEL.DEVICE)
+        device = _pick_device(cfg)
         precision = choose_precision("SOLVER.AMP", cfg.SOLVER.AMP, device)
         test_precision = choose_precision("TEST.AMP", cfg.TEST.AMP, device)
-        if not resume:
+        if not resume and is_main_process():
             checks.check_unused(folder)
         checks.make_folder(folder)
-    with logs.logging_to(folder):
+    request = StopRequest()
+    with logs.logging_to(folder), process_group(device), request.listening():
+        if is_main_process():
+            WholeFile.remove_parts(folder)
         with checks.at_the_door():
             checkpoint = _newest_state(folder, cfg) if resume else None
+            checks.check_same_start(checkpoint["iteration"] if checkpoint else None, folder)
             parts = build_parts(cfg, device, precision, checkpoint)
             cfg = parts.cfg
             evaluation = Evaluation(
-                cfg, parts.model, parts.test_sets, parts.test_mapper, folder / "inference", test_precision
+                cfg,
+                parts.model,
+                parts.test_sets,
+                parts.test_mapper,
+                folder / "inference",
+                test_precision,
+                request=request,
+                ema=parts.state.ema,
             )
+            checks.check_best_metric(cfg, evaluation.metrics)
             if checkpoint:  # last, so that nothing draws from the restored generators before the first step
-                checks.check_same_classes(checkpoint["class_names"], checkpoint["source"], parts.train_set)
-                restore(checkpoint, checkpoint["source"], parts.model, parts.optimizer, parts.scaler)
-        write_atomically(folder / "config.yaml", dump(cfg).encode())
+                parts.state.restore(checkpoint, checkpoint["source"])
+        if is_main_process():
+            write_atomically(folder / "config.yaml", dump(cfg).encode())
+        past = all_gather_object(evaluations(folder / METRICS_FILE, before=parts.start))[0]
         trainer = Trainer(
-            parts.model,
+            parallel(parts.model, device),
             parts.batches,
-            parts.optimizer,
+            parts.state.optimizer,
             build_schedule(cfg.SOLVER),
-            build_hooks(parts, folder, device, evaluation, profile),
+            build_hooks(parts, folder, device, precision, evaluation, request, past, profile=profile),
             precision=precision,
-            scaler=parts.scaler,
+            scaler=parts.state.scaler,
             clip_gradients=cfg.SOLVER.CLIP_GRADIENTS,
+            accumulate=cfg.SOLVER.ACCUMULATE,
             evaluate=evaluation if evaluation.wanted else None,
             eval_period=cfg.TEST.EVAL_PERIOD,
         )
         left = max(cfg.SOLVER.MAX_ITER - parts.start, 0)
         logger.info("training from iteration %d: %d left of %d", parts.start, left, cfg.SOLVER.MAX_ITER)
-        results = trainer.train(parts.start, cfg.SOLVER.MAX_ITER)
+        unfinished = is_due(parts.start - 1, cfg.TEST.EVAL_PERIOD) and parts.start - 1 not in past
+        results = trainer.train(parts.start, cfg.SOLVER.MAX_ITER, evaluate_first=parts.start > 0 and unfinished)
         logger.info("done; the run is in %s", folder)
         return results
-
-
-@dataclass(frozen=True)
-class Parts:
-    """What a training run is made of, each built once. `cfg` has the class count and the seed filled in."""
-
-    cfg: CfgNode
-    start: int  # first iteration
-    train_set: Dataset
-    test_sets: dict[str, Dataset]
-    test_mapper: Mapper
-    model: Model
-    optimizer: torch.optim.Optimizer
-    scaler: torch.amp.GradScaler
-    batches: Iterator[list[Any]]
-
-
-def build_parts(cfg: CfgNode, device: torch.device, precision: Precision, checkpoint: dict[str, Any] | None) -> Parts:
-    """Read weights and data, and build model, optimizer and loader from a config.
-
-    Args:
-        checkpoint: of the run to go on with, which says where to start and stands in for MODEL.WEIGHTS.
-    """
-    weights = None if checkpoint else merge([read_weights(spec) for spec in cfg.MODEL.WEIGHTS])
-    train_set, test_sets = _read_data(cfg)
-    cfg = checks.fill_in_classes(cfg, train_set)
-    cfg = checks.changed(cfg, "", SEED=seed_everything(checkpoint["seed"] if checkpoint and cfg.SEED < 0 else cfg.SEED))
-    _log_beginning(cfg, train_set, test_sets)
-    model = build_model(cfg)
-    if weights is not None and weights.tensors:
-        _start_from(weights, model, cfg, train_set.class_names)
-    model.to(memory_format=torch.channels_last).to(device)
-    if cfg.COMPILE:
-        model.compile_parts()
-    optimizer, scaler = build_optimizer(model, cfg.SOLVER), precision.scaler()  # freezes what LR_FACTORS says
-    logger.info("%s on %s: %s", type(model).__name__, device, checks.describe_parameters(model))
-    logger.info("computing in %s", precision)
-    train_mapper, test_mapper = build_mappers(cfg, model.task)
-    start = checkpoint["iteration"] + 1 if checkpoint else 0
-    batches = build_train_loader(
-        train_set,
-        train_mapper,
-        batch_size=cfg.SOLVER.IMS_PER_BATCH,
-        num_workers=cfg.DATALOADER.NUM_WORKERS,
-        seed=cfg.SEED,
-        aspect_ratio_grouping=cfg.DATALOADER.ASPECT_RATIO_GROUPING,
-        filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
-        start_iteration=start,
-    )
-    return Parts(cfg, start, train_set, test_sets, test_mapper, model, optimizer, scaler, batches)
-
-
-def build_hooks(
-    parts: Parts, folder: Path, device: torch.device, evaluation: Evaluation, profile: int = 0
-) -> list[Hook]:
-    """What happens beside the steps, in this order."""
-    cfg = parts.cfg
-    outputs: list[Writer] = [
-        LogLines(),
-        JSONLines(folder / "metrics.json", parts.start),
-        TensorBoard(folder, parts.start),
-    ]
-    if logs.on_terminal():
-        outputs.append(ProgressBar(parts.start, cfg.SOLVER.MAX_ITER))
-    facts = {
-        "seed": cfg.SEED,
-        "class_names": list(parts.train_set.class_names),
-        "category_ids": [int(i) for i in parts.train_set.category_ids],
-        "config": dump(cfg),
-    }
-    guard = FiniteGuard()
-    compiled = parts.model.compilable() if cfg.COMPILE else []
-    profiling = Profiling(parts.model, folder / "profile", iterations=profile, device=device, compiled=compiled)
-    return [
-        guard,
-        Checkpointing(
-            Checkpointer(folder, facts),
-            lambda: training_state(parts.model, parts.optimizer, parts.scaler),
-            period=cfg.SOLVER.CHECKPOINT_PERIOD,
-            check=guard.check,
-        ),
-        Logging(outputs, batch_size=cfg.SOLVER.IMS_PER_BATCH, device=device),
-        Pictures(outputs, evaluation.pictures),
-        *([profiling] if profile else []),
-    ]
 
 
 def test(cfg: CfgNode, *, weights: Sequence[str] = ()) -> dict[str, float]:
@@ -204,12 +132,11 @@ def test(cfg: CfgNode, *, weights: Sequence[str] = ()) -> dict[str, float]:
     """
     folder = Path(cfg.OUTPUT_DIR).expanduser()
     with checks.at_the_door():
-        checks.check_one_process()
         checks.check_values(cfg, training=False)
-        device = env.pick_device(cfg.MODEL.DEVICE)
+        device = _pick_device(cfg)
         precision = choose_precision("TEST.AMP", cfg.TEST.AMP, device)
         checks.make_folder(folder)
-    with logs.logging_to(folder):
+    with logs.logging_to(folder), process_group(device):
         with checks.at_the_door():
             newest = newest_checkpoint(folder)
             specs = tuple(weights) or ((str(newest),) if newest else tuple(cfg.MODEL.WEIGHTS))
@@ -219,8 +146,8 @@ def test(cfg: CfgNode, *, weights: Sequence[str] = ()) -> dict[str, float]:
                 )
             logger.info("evaluating %s", ", ".join(specs))
             loaded = merge([read_weights(spec) for spec in specs])
-            test_sets = _read_test_sets(cfg)
-            _list_changes(folder, list(test_sets.values()))
+            test_sets = read_test_sets(cfg)
+            list_changes(folder, list(test_sets.values()))
             first, *others = test_sets.values()
             for other in others:
                 checks.check_same_classes(first.class_names, first.source, other)
@@ -238,121 +165,11 @@ def test(cfg: CfgNode, *, weights: Sequence[str] = ()) -> dict[str, float]:
         return evaluation()
 
 
-class Evaluation:
-    """Evaluates a model on every test set: a call gives the metrics, and leaves the model and all randomness as found.
-
-    With several test sets a metric's name begins with the set's. `wanted` is False when there is nothing to evaluate.
-
-    Raises:
-        ValueError: evaluators that cannot work on these data, or give two metrics of one name.
-    """
-
-    def __init__(
-        self,
-        cfg: CfgNode,
-        model: Model,
-        test_sets: Mapping[str, Dataset],
-        mapper: Mapper,
-        folder: Path,
-        precision: Precision,
-    ) -> None:
-        self.cfg, self.model, self.test_sets, self.mapper, self.folder = cfg, model, test_sets, mapper, folder
-        self.precision = precision
-        self.wanted = bool(test_sets and cfg.TEST.EVALUATORS)
-        for name in test_sets:
-            metrics = [metric for evaluator in self.evaluators(name) for metric in evaluator.metrics]
-            if repeated := sorted({metric for metric in metrics if metrics.count(metric) > 1}):
-                raise ValueError(f"TEST.EVALUATORS: two of them give the metric {', '.join(repeated)}")
-
-    def __call__(self) -> dict[str, float]:
-        results: dict[str, float] = {}
-        for name, test_set in self.test_sets.items():
-            evaluators = self.evaluators(name)
-            loader = build_test_loader(
-                test_set,
-                self.mapper,
-                batch_size=self.cfg.TEST.IMS_PER_BATCH,
-                num_workers=self.cfg.DATALOADER.NUM_WORKERS,
-            )
-            with untouched_rng():
-                metrics = evaluate(self.model, loader, evaluators, autocast=self.precision.autocast)
-            for evaluator in evaluators:
-                if hasattr(evaluator, "table"):
-                    logger.info("%s, %d images:\n%s", name, len(test_set), evaluator.table())
-            prefix = f"{name}/" if len(self.test_sets) > 1 else ""
-            results |= {prefix + metric: value for metric, value in metrics.items()}
-        return results
-
-    def evaluators(self, name: str) -> list[Evaluator]:
-        folder = self.folder / name if len(self.test_sets) > 1 else self.folder
-        return [
-            EVALUATORS.get(kind)(
-                dataset=self.test_sets[name],
-                output_dir=folder,
-                detections_per_image=self.cfg.TEST.DETECTIONS_PER_IMAGE,
-            )
-            for kind in self.cfg.TEST.EVALUATORS
-        ]
-
-    def pictures(self) -> Iterator[tuple[str, Any]]:
-        """A few images of the first test set, ground truth beside predictions."""
-        with untouched_rng():
-            first = next(iter(self.test_sets.values()))
-            yield from beside_ground_truth(self.model, first, self.mapper, autocast=self.precision.autocast)
-
-
-def build_mappers(cfg: CfgNode, task: str) -> tuple[Mapper, Mapper]:
-    """The mappers of training and of testing, with the transforms of INPUT.
-
-    Raises:
-        ValueError: no mapper for this task, or sizes that make no sense.
-    """
-    if task not in MAPPERS:
-        raise ValueError(f"no way to feed a model of task {task!r}; known tasks: {', '.join(MAPPERS)}")
-    sizes = cfg.INPUT
-    try:
-        train_resize = ResizeShortestEdge(sizes.MIN_SIZE_TRAIN, sizes.MAX_SIZE_TRAIN, sizes.MIN_SIZE_TRAIN_SAMPLING)
-        test_resize = ResizeShortestEdge((sizes.MIN_SIZE_TEST,), sizes.MAX_SIZE_TEST)
-    except ValueError as error:
-        raise ValueError(f"INPUT.MIN_SIZE_* and MAX_SIZE_*: {error}") from error
-    flips = [RandomHorizontalFlip()] if sizes.RANDOM_FLIP == "horizontal" else []
-    mapper = MAPPERS[task]
-    return mapper([train_resize, *flips], training=True), mapper([test_resize], training=False)
-
-
-def _read_data(cfg: CfgNode) -> tuple[Dataset, dict[str, Dataset]]:
-    train_sets = [dataset(spec, cfg.DATASETS.ROOT, cfg.DATASETS.PROBLEMS) for spec in cfg.DATASETS.TRAIN]
-    train_set = concatenate(train_sets)
-    checks.check_annotations(cfg, train_set)
-    test_sets = _read_test_sets(cfg)
-    for test_set in test_sets.values():
-        checks.check_same_classes(train_set.class_names, train_set.source, test_set)
-        if hint := checks.shared_images_hint(train_set, test_set):
-            logger.warning(hint)
-    for found in (train_set, *test_sets.values()):
-        checks.check_image_files(found)
-    _list_changes(Path(cfg.OUTPUT_DIR).expanduser(), [*train_sets, *test_sets.values()])
-    return train_set, test_sets
-
-
-def _read_test_sets(cfg: CfgNode) -> dict[str, Dataset]:
-    """By name; a name that stands for two of them gets a number."""
-    test_sets: dict[str, Dataset] = {}
-    for spec in cfg.DATASETS.TEST:
-        found = dataset(spec, cfg.DATASETS.ROOT, cfg.DATASETS.PROBLEMS)
-        same = sum(other.name == found.name for other in test_sets.values())
-        test_sets[f"{found.name}_{same + 1}" if same else found.name] = found
-    return test_sets
-
-
-def _list_changes(folder: Path, datasets: Sequence[Dataset]) -> None:
-    """Write down what was left out or mended, by annotation file, where there is such a thing."""
-    path = folder / CHANGES_FILE
-    changes = {found.source: [asdict(change) for change in found.changes] for found in datasets if found.changes}
-    if changes:
-        earlier = json.loads(path.read_text()) if path.exists() else {}  # training's, when the run is evaluated
-        write_atomically(path, json.dumps(earlier | changes, indent=1).encode())
-        logger.warning("what was left out of the data, or mended, is listed in %s", path)
+def _pick_device(cfg: CfgNode) -> torch.device:
+    device = env.pick_device(cfg.MODEL.DEVICE, local_rank() if world_size() > 1 else None)
+    if device.index is not None and device.type == "cuda":
+        torch.cuda.set_device(device)
+    return device
 
 
 def _newest_state(folder: Path, cfg: CfgNode) -> dict[str, Any] | None:
@@ -377,29 +194,3 @@ def _leaves(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in tree.items():
         leaves |= _leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
     return leaves
-
-
-def _start_from(weights: Weights, model: Model, cfg: CfgNode, class_names: Sequence[str]) -> None:
-    fitted = load_weights(model, weights, strict=False, class_names=class_names)
-    logger.info("starting from %s: %s", weights.source, fitted.report())
-    for line in checks.differing_needs(cfg, weights):
-        logger.warning("%s: %s", weights.source, line)
-
-
-def _log_beginning(cfg: CfgNode, train_set: Dataset, test_sets: Mapping[str, Dataset]) -> None:
-    logger.info("environment:\n%s", env.summary())
-    logger.info("config:\n%s", dump(cfg))
-    for purpose, found in [("training", train_set), *(("evaluation", test_set) for test_set in test_sets.values())]:
-        logger.info(
-            "%s data: %s, %d images (%d without objects), %d objects of %d classes",
-            purpose,
-            found.name,
-            len(found),
-            int((found.num_objects == 0).sum()),
-            int(found.num_objects.sum()),
-            len(found.class_names),
-        )
-    if not test_sets:
-        logger.info("no evaluation: DATASETS.TEST is empty")
-    if hint := checks.learning_rate_hint(cfg.SOLVER):
-        logger.info(hint)

@@ -70,9 +70,14 @@ def build_optimizer(model: nn.Module, solver: Mapping[str, Any]) -> torch.optim.
     # fused: one pass over each parameter, where the plain form makes ten; a tenth of a small model's step on a CPU
     if solver["OPTIMIZER"] == "AdamW":
         return torch.optim.AdamW(groups, lr=solver["BASE_LR"], betas=(solver["MOMENTUM"], 0.999), fused=True)
-    return torch.optim.SGD(
+    sgd = torch.optim.SGD(
         groups, lr=solver["BASE_LR"], momentum=solver["MOMENTUM"], nesterov=solver["NESTEROV"], fused=True
     )
+    if solver["MOMENTUM"]:
+        for parameter in (p for group in groups for p in group["params"]):
+            # else it is made in the first step and, where that one is left out, never filled
+            sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return sgd
 
 
 def warmup(iteration: int, *, iterations: int, factor: float) -> float:
@@ -100,7 +105,8 @@ def cosine(iteration: int, *, max_iter: int) -> float:
 def build_schedule(solver: Mapping[str, Any]) -> Callable[[int], float]:
     """The learning rate of each iteration, counted from 0, from the section SOLVER: the schedule times the warm-up.
 
-    A pure function, so that resuming at an iteration needs nothing but its number.
+    A pure function, so that resuming at an iteration needs nothing but its number. With LR_FOR_BATCH the rate is
+    scaled linearly to the batch (Goyal et al., 2017).
 
     Raises:
         ValueError: values that make no schedule.
@@ -116,9 +122,10 @@ def build_schedule(solver: Mapping[str, Any]) -> Callable[[int], float]:
         "cosine": lambda i: cosine(i, max_iter=max_iter),
     }
     shape = shapes[solver["LR_SCHEDULE"]]
+    base = solver["BASE_LR"] * (solver["IMS_PER_BATCH"] / solver["LR_FOR_BATCH"] if solver["LR_FOR_BATCH"] else 1)
 
     def learning_rate(iteration: int) -> float:
         factor = warmup(iteration, iterations=solver["WARMUP_ITERS"], factor=solver["WARMUP_FACTOR"])
-        return solver["BASE_LR"] * factor * shape(iteration)
+        return base * factor * shape(iteration)
 
     return learning_rate

@@ -5,23 +5,33 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
 from maskrcnn.checkpoint import CheckpointError, ClassRows, Fit, Weights, fit
+from maskrcnn.distributed import all_gather_object, rank
+from maskrcnn.engine.ema import WeightAverage
 from maskrcnn.modeling import Model
 
 
-def seed_everything(seed: int) -> int:
-    """Seed Python's, numpy's and torch's generators; a negative seed draws one. The seed that was used."""
-    if seed < 0:
-        seed = random.SystemRandom().randrange(2**31)
+def agree_on_seed(seed: int) -> int:
+    """The seed of a run: as given, or, if negative, drawn by the main process for all of them."""
+    return all_gather_object(random.SystemRandom().randrange(2**31) if seed < 0 else seed)[0]
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python's, numpy's and torch's generators."""
     random.seed(seed)
     np.random.seed(seed % 2**32)  # all that numpy takes
     torch.manual_seed(seed)
-    return seed
+
+
+def seed_of_rank(seed: int, iteration: int = 0) -> int:
+    """A seed of this process's own: all drawing the same random numbers would sample RoIs in the same way."""
+    return int(np.random.SeedSequence([seed, rank(), iteration]).generate_state(1)[0])
 
 
 def load_weights(model: Model, weights: Weights, *, strict: bool, class_names: Sequence[str] | None = None) -> Fit:
@@ -39,14 +49,55 @@ def load_weights(model: Model, weights: Weights, *, strict: bool, class_names: S
     return fitted
 
 
-def training_state(model: Model, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler) -> dict[str, Any]:
-    """All that the next iteration depends on besides its number, as tensors and plain values."""
-    return {
-        "model": dict(model.state_dict()),
-        "optimizer": optimizer.state_dict(),
-        "scaler": scaler.state_dict(),
-        "rng": rng_state(),
-    }
+@dataclass(frozen=True)
+class TrainingState:
+    """All that the next iteration depends on besides its number: saved as tensors and plain values, and restored.
+
+    Args:
+        ema: the averaged weights, if there are any.
+    """
+
+    model: Model
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    ema: WeightAverage | None = None
+
+    def save(self) -> dict[str, Any]:
+        """What a checkpoint holds; every process must call it, since each has random generators of its own."""
+        return {
+            "model": dict(self.model.state_dict()),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "rng": all_gather_object(rng_state()),
+            **({} if self.ema is None else {"ema": self.ema.state_dict()}),
+        }
+
+    def restore(self, state: dict[str, Any], source: str) -> None:
+        """Put a checkpoint's state back. Rates and decays stay those of the config, which may have changed on purpose.
+
+        A process that the run did not have before gets generators of its own.
+
+        Raises:
+            CheckpointError: it is one of another model.
+        """
+        load_weights(self.model, Weights(tensors=state["model"], source=source), strict=True)
+        options = [{k: v for k, v in group.items() if k != "params"} for group in self.optimizer.param_groups]
+        try:
+            self.optimizer.load_state_dict(state["optimizer"])
+        except ValueError as error:
+            raise CheckpointError(
+                f"{source}: its optimizer trained other parameters than this config does (frozen layers?): {error}"
+            ) from error
+        for group, own in zip(self.optimizer.param_groups, options, strict=True):
+            group.update(own)
+        if state["scaler"] and self.scaler.is_enabled():
+            self.scaler.load_state_dict(state["scaler"])
+        if self.ema is not None:
+            self.ema.load_state_dict(state.get("ema", state["model"]), updates=state["iteration"] + 1)
+        if rank() < len(state["rng"]):
+            set_rng_state(state["rng"][rank()])
+        else:
+            seed_everything(seed_of_rank(state["seed"], state["iteration"]))
 
 
 def check_resumable(content: dict[str, Any], source: str) -> None:
@@ -59,33 +110,6 @@ def check_resumable(content: dict[str, Any], source: str) -> None:
         )
 
 
-def restore(
-    state: dict[str, Any],
-    source: str,
-    model: Model,
-    optimizer: torch.optim.Optimizer,
-    scaler: torch.amp.GradScaler,
-) -> None:
-    """Put a checkpoint's state back. Rates and decays stay those of the config, which may have changed on purpose.
-
-    Raises:
-        CheckpointError: it is one of another model.
-    """
-    load_weights(model, Weights(tensors=state["model"], source=source), strict=True)
-    options = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
-    try:
-        optimizer.load_state_dict(state["optimizer"])
-    except ValueError as error:
-        raise CheckpointError(
-            f"{source}: its optimizer trained other parameters than this config does (frozen layers?): {error}"
-        ) from error
-    for group, own in zip(optimizer.param_groups, options, strict=True):
-        group.update(own)
-    if state["scaler"] and scaler.is_enabled():
-        scaler.load_state_dict(state["scaler"])
-    set_rng_state(state["rng"])
-
-
 def rng_state() -> dict[str, Any]:
     """The states of every generator that training may draw from, as tensors and plain values."""
     name, keys, *rest = np.random.get_state()
@@ -93,19 +117,20 @@ def rng_state() -> dict[str, Any]:
         "python": random.getstate(),
         "numpy": (name, torch.from_numpy(np.asarray(keys).astype(np.int64)), *rest),
         "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        # of the GPU in use alone: asking for all would start a context on each of them, in each process
+        "cuda": torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None,
     }
 
 
 def set_rng_state(state: dict[str, Any]) -> None:
-    """Inverse of `rng_state`; on a machine with another number of GPUs theirs stay as they are."""
+    """Inverse of `rng_state`; where there was no GPU then, or is none now, its generator stays as it is."""
     name, keys, *rest = state["numpy"]
     version, internal, gauss = state["python"]
     random.setstate((version, tuple(internal), gauss))
     np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
     torch.set_rng_state(state["torch"])
-    if torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all(state["cuda"])
+    if torch.cuda.is_initialized() and state["cuda"] is not None:
+        torch.cuda.set_rng_state(state["cuda"])
 
 
 @contextmanager

@@ -20,14 +20,30 @@ CPU_FEATURES = ("avx2", "avx512_f", "avx512_vnni", "avx512_bf16", "amx_tile", "a
 PACKAGES = ("torchvision", "numpy", "opencv-python-headless", "opencv-python", "faster-coco-eval", "pycocotools")
 
 
-def pick_device(name: str) -> torch.device:
+def pick_device(name: str, local_rank: int | None = None) -> torch.device:
     """MODEL.DEVICE as a device; "auto" is the GPU if torch sees a CUDA one, else the CPU.
+
+    Args:
+        local_rank: of one among several processes, each of which has a GPU of its own: the one of this number.
 
     Raises:
         ValueError: no such device on this machine, or no such name.
     """
-    if name == "auto":
+    if name == "auto" and local_rank is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if local_rank is not None and (name.startswith("cuda") or name == "auto"):
+        if name == "auto" and not torch.cuda.is_available():
+            return torch.device("cpu")
+        if name not in ("cuda", "auto"):
+            raise ValueError(
+                f"MODEL.DEVICE is {name!r} for every process, and each needs its own GPU; use cuda or auto"
+            )
+        if local_rank >= torch.cuda.device_count():
+            raise ValueError(
+                f"process {local_rank} of this machine has no GPU, since there are {torch.cuda.device_count()}; start "
+                "torchrun with a lower --nproc-per-node"
+            )
+        name = f"cuda:{local_rank}"
     try:
         device = torch.device(name)
     except RuntimeError:

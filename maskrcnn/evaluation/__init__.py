@@ -1,5 +1,5 @@
 from maskrcnn.evaluation.coco import CocoEvaluator
-from maskrcnn.evaluation.evaluator import Evaluator, evaluate
+from maskrcnn.evaluation.evaluator import Evaluator, evaluate, evaluation_mode
 from maskrcnn.evaluation.results import detections_from_coco, detections_to_coco
 
-__all__ = ["CocoEvaluator", "Evaluator", "detections_from_coco", "detections_to_coco", "evaluate"]
+__all__ = ["CocoEvaluator", "Evaluator", "detections_from_coco", "detections_to_coco", "evaluate", "evaluation_mode"]

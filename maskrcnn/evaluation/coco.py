@@ -13,7 +13,7 @@ import numpy as np
 from faster_coco_eval import COCO, COCOeval_faster
 
 from maskrcnn.data.records import Dataset
-from maskrcnn.distributed import all_gather_object, is_main_process
+from maskrcnn.distributed import from_main, gather_bytes_to_main
 from maskrcnn.evaluation.explain import AREAS, doubts, explain
 from maskrcnn.evaluation.results import detections_to_coco, write_json
 from maskrcnn.registry import EVALUATORS
@@ -31,8 +31,9 @@ class CocoEvaluator:
     """COCO box AP and, for a data set with masks, mask AP: twelve figures each, 0..100, or -1 without ground truth.
 
     `bbox/AP` (mean over IoU 0.50:0.05:0.95), `AP50`, `AP75`, `APs`, `APm`, `APl`, `AR@1`, `AR@10`, `AR@100`, `ARs`,
-    `ARm`, `ARl`, and the same under `segm/`. AP and the AR by size consider `detections_per_image` detections of an
-    image, in every category; where that is not 100, the last `AR@` has its number.
+    `ARm`, `ARl`, then the AP of each class, such as `bbox/AP-person`; and the same under `segm/`. AP and the AR by size
+    consider `detections_per_image` detections of an image, in every category; where that is not 100, the last `AR@` has
+    its number.
 
     Args:
         dataset: the images and their ground truth.
@@ -49,17 +50,19 @@ class CocoEvaluator:
         self.dataset, self.output_dir = dataset, output_dir
         self.limits = (*(k for k in (1, 10) if k < detections_per_image), detections_per_image)
         self.kinds = tuple(KINDS) if (dataset.has_masks if masks is None else masks) else ("bbox",)
-        self.metrics = tuple(f"{kind}/{name}" for kind in self.kinds for name in figure_names(self.limits))
+        self.class_names = distinct_names(dataset)
+        self.metrics = tuple(name for kind in self.kinds for name in (*self._overall(kind), *self._by_class(kind)))
         check_image_ids(dataset)
         self._known_images = set(dataset.image_ids.tolist())
-        self._per_category: dict[str, np.ndarray] = {}
-        self._objects = np.zeros(len(dataset.category_ids), dtype=int)
-        self._figures: dict[str, float] = {}
-        self._start()
+        self._blocks: dict[int | str, bytes] = {}  # results as JSON: a third of the memory
+        self._figures = dict.fromkeys(self.metrics, -1.0)
+        self._objects = [0] * len(dataset.category_ids)
 
-    def _start(self) -> None:
-        self._by_image: dict[int | str, list[dict[str, Any]]] = {}
-        self._with_masks = False
+    def _overall(self, kind: str) -> list[str]:
+        return [f"{kind}/{name}" for name in figure_names(self.limits)]
+
+    def _by_class(self, kind: str) -> list[str]:
+        return [f"{kind}/AP-{name}" for name in self.class_names]
 
     def process(self, samples: Sequence[Sample], outputs: Sequence[Detections]) -> None:
         """Turn a batch's detections into results; nothing of the size of an image is kept.
@@ -72,25 +75,22 @@ class CocoEvaluator:
                 raise ValueError(
                     f"image id {sample.image_id} is not in the data set {self.dataset.name!r} that is being evaluated"
                 )
-            self._by_image[sample.image_id] = detections_to_coco(detections, sample.image_id, self.dataset.category_ids)
-            self._with_masks |= detections.masks is not None
+            results = detections_to_coco(detections, sample.image_id, self.dataset.category_ids)
+            self._blocks[sample.image_id] = json.dumps([sample.image_id, results], allow_nan=False).encode()
 
     def result(self) -> dict[str, float]:
         """The figures over all ranks. The main process computes them and writes the file; the others wait for it."""
-        shares = all_gather_object((self._by_image, self._with_masks))
-        self._start()
-        if is_main_process():
-            by_image = {image: results for share, _ in shares for image, results in share.items()}  # none counted twice
-            self._figures = self._compute(by_image, with_masks=any(flag for _, flag in shares))
-        self._figures = all_gather_object(self._figures)[0]
+        by_image = dict(map(json.loads, gather_bytes_to_main(list(self._blocks.values()))))  # none counted twice
+        self._blocks.clear()
+        self._figures, self._objects = from_main(lambda: self._compute(by_image))
         return dict(self._figures)
 
-    def _compute(self, by_image: Mapping[Any, list[dict[str, Any]]], *, with_masks: bool) -> dict[str, float]:
+    def _compute(self, by_image: Mapping[Any, list[dict[str, Any]]]) -> tuple[dict[str, float], list[int]]:
+        """The figures, and how many objects each category has."""
         results = [result for image in sorted(by_image) for result in by_image[image]]
         if self.output_dir is not None:
-            write_json(self.output_dir / RESULTS_FILE, results)
+            self._write(self.output_dir / RESULTS_FILE, results)
         truth = ground_truth(self.dataset)
-        self._objects = objects_per_category(truth, self.dataset.category_ids)
         if len(by_image) < len(self._known_images):
             logger.warning(
                 "%d of %d images were evaluated; the others count as images without detections",
@@ -99,31 +99,34 @@ class CocoEvaluator:
             )
         for line in doubts(truth, results):
             logger.warning(line)
-        figures: dict[str, float] = {}
+        figures = dict.fromkeys(self.metrics, -1.0)
         for kind in self.kinds:
-            if kind == "segm" and results and not with_masks:
+            if kind == "segm" and results and "segmentation" not in results[0]:
                 logger.warning("the detections have no masks, so every segm figure is -1")
-                figures |= {f"segm/{name}": -1.0 for name in figure_names(self.limits)}
-                self._per_category["segm"] = np.full(len(self.dataset.category_ids), -1.0)
                 continue
             precision, recall = run_coco(truth, results, kind, self.limits)
-            figures |= {f"{kind}/{name}": value for name, value in summarise(precision, recall, self.limits).items()}
-            self._per_category[kind] = np.array([mean_known(p) for p in np.moveaxis(precision[..., 0, -1], 2, 0)])
-        for line in explain(truth, results, figures):
+            figures |= zip(self._overall(kind), summarise(precision, recall, self.limits), strict=True)
+            of_classes = map(mean_known, np.moveaxis(precision[..., 0, -1], 2, 0))
+            figures |= zip(self._by_class(kind), of_classes, strict=True)
+        overall = {name: figures[name] for kind in self.kinds for name in self._overall(kind)}
+        for line in explain(truth, results, overall):
             logger.warning(line)
-        return figures
+        return figures, objects_per_category(truth, self.dataset.category_ids)
+
+    def _write(self, path: Path, results: list[dict[str, Any]]) -> None:
+        try:
+            write_json(path, results)
+        except OSError as error:  # a full disk: the figures are worth more than the file
+            logger.error("the results file %s could not be written: %s; the figures do not need it", path, error)
 
     def table(self) -> str:
         """The last result as text: the figures over all categories, then objects and AP of each category."""
-        names = figure_names(self.limits)
-        overall = [["", *names]]
+        overall = [["", *figure_names(self.limits)]]
         for kind in self.kinds:
-            overall.append([KINDS[kind], *(number(self._figures.get(f"{kind}/{name}", -1.0)) for name in names)])
+            overall.append([KINDS[kind], *(number(self._figures[name]) for name in self._overall(kind))])
+        columns = [[number(self._figures[name]) for name in self._by_class(kind)] for kind in self.kinds]
         categories = [["category", "objects", *(f"{KINDS[kind]} AP" for kind in self.kinds)]]
-        unknown = np.full(len(self._objects), -1.0)
-        for k, name in enumerate(self.dataset.class_names):
-            values = (number(self._per_category.get(kind, unknown)[k]) for kind in self.kinds)
-            categories.append([name, str(self._objects[k]), *values])
+        categories += map(list, zip(self.class_names, map(str, self._objects), *columns, strict=True))
         return f"{align(overall)}\n\n{align(categories)}"
 
 
@@ -133,8 +136,8 @@ def figure_names(limits: Sequence[int]) -> tuple[str, ...]:
     return ("AP", "AP50", "AP75", *sizes[0], *(f"AR@{k}" for k in limits), *sizes[1])
 
 
-def summarise(precision: np.ndarray, recall: np.ndarray, limits: Sequence[int]) -> dict[str, float]:
-    """COCO's figures, in percent.
+def summarise(precision: np.ndarray, recall: np.ndarray, limits: Sequence[int]) -> list[float]:
+    """COCO's figures in the order of `figure_names`, in percent.
 
     Args:
         precision: (T, R, K, A, M): 10 IoUs, 101 recalls, categories, areas (all, small, medium, large), limits.
@@ -144,7 +147,7 @@ def summarise(precision: np.ndarray, recall: np.ndarray, limits: Sequence[int]) 
     values += [precision[..., area, -1] for area in (1, 2, 3)]
     values += [recall[..., 0, limit] for limit in range(len(limits))]
     values += [recall[..., area, -1] for area in (1, 2, 3)]
-    return dict(zip(figure_names(limits), map(mean_known, values), strict=True))
+    return [mean_known(value) for value in values]
 
 
 def mean_known(values: np.ndarray) -> float:
@@ -246,10 +249,19 @@ def check_image_ids(dataset: Dataset) -> None:
         )
 
 
-def objects_per_category(truth: dict[str, Any], category_ids: Sequence[int]) -> np.ndarray:
+def distinct_names(dataset: Dataset) -> list[str]:
+    """The class names by label; one that an earlier class has too gets its category id, as in a repaired file."""
+    names = dataset.class_names
+    return [
+        f"{name} ({category})" if name in names[:label] else name
+        for label, (name, category) in enumerate(zip(names, dataset.category_ids, strict=True))
+    ]
+
+
+def objects_per_category(truth: dict[str, Any], category_ids: Sequence[int]) -> list[int]:
     """How many objects, crowd regions apart, each category has."""
     counts = Counter(a["category_id"] for a in truth["annotations"] if not a["iscrowd"])
-    return np.array([counts[category] for category in category_ids], dtype=int)
+    return [counts[category] for category in category_ids]
 
 
 def number(value: float) -> str:

@@ -90,6 +90,7 @@ def test_profile(config, tmp_path, words):
     assert train("--config", config, "DATASETS.TEST=[]", *words) == 0
     text = (tmp_path / "run" / "profile" / "modules.txt").read_text()
     assert text.startswith("means of 5 iterations") and "TinyModel" in text and "\npredictor " in text
+    assert all(f"\n{part} " in text for part in ("data", "forward", "backward", "optimizer"))
     assert (tmp_path / "run" / "profile" / "trace.json.gz").is_file()
 
 
@@ -137,7 +138,7 @@ def test_bad_data(config, tmp_path, capsys, case, workers):
         (["MODEL.NUM_CLASSES=80"], ["MODEL.NUM_CLASSES is 80", "annotations.json defines 3 classes"]),
         (["MODEL.DEVICE=gpu"], ["MODEL.DEVICE is 'gpu'"]),
         (["--device", "cuda:99"], ["cuda:99"]),
-        (["--num-gpus", "4"], ["--num-gpus is 4"]),
+        (["--num-gpus", "4"], ["torchrun --standalone --nproc-per-node 4 -m maskrcnn train --config"]),
         (["SOLVER.AMP=fp16"], ["SOLVER.AMP is fp16"]),
         (["MODEL.WEIGHTS", "nowhere.pth"], ["no weights file nowhere.pth"]),
         (["DATASETS.TRAIN=[shapse_train]"], ["shapse_train", "shapes_train"]),

@@ -90,8 +90,13 @@ def test_folders(tmp_path):
     [(16, 0.02, None), (8, 0.01, None), (2, 0.02, "would be 0.0025"), (32, 0.02, "would be 0.04"), (16, 0.5, None)],
 )
 def test_the_linear_rule_is_a_hint(batch, rate, expected):
-    hint = checks.learning_rate_hint({"OPTIMIZER": "SGD", "IMS_PER_BATCH": batch, "BASE_LR": rate})
+    hint = checks.learning_rate_hint({"OPTIMIZER": "SGD", "IMS_PER_BATCH": batch, "BASE_LR": rate, "LR_FOR_BATCH": 0})
     assert hint is None if expected is None else expected in hint
+
+
+def test_a_rate_that_is_scaled_says_so():
+    hint = checks.learning_rate_hint({"OPTIMIZER": "SGD", "IMS_PER_BATCH": 4, "BASE_LR": 0.02, "LR_FOR_BATCH": 16})
+    assert hint.startswith("the learning rate is 0.005: SOLVER.BASE_LR 0.02, scaled from SOLVER.LR_FOR_BATCH 16")
 
 
 def test_a_keypoint_head_needs_keypoints(dataset):
@@ -103,9 +108,3 @@ def test_a_keypoint_head_needs_keypoints(dataset):
 def test_what_foreign_weights_need_is_compared(cfg):
     weights = Weights(tensors={}, source="x", needs={"MODEL.CONVENTIONS": "torchvision", "MODEL.NAME": "TinyModel"})
     assert checks.differing_needs(cfg, weights) == ["MODEL.CONVENTIONS is 'ours', the weights want 'torchvision'"]
-
-
-def test_several_processes_are_refused(monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(RunError, match="WORLD_SIZE is 2, but this version trains in one process"):
-        checks.check_one_process()

@@ -7,6 +7,8 @@ from maskrcnn.engine.solver import build_optimizer, build_schedule, parameter_gr
 SOLVER = {
     "OPTIMIZER": "SGD",
     "BASE_LR": 0.02,
+    "IMS_PER_BATCH": 16,
+    "LR_FOR_BATCH": 0,
     "LR_SCHEDULE": "multistep",
     "POLY_POWER": 0.9,
     "STEPS": (60, 80),
@@ -33,8 +35,9 @@ CPU = torch.device("cpu")
         ({"LR_SCHEDULE": "poly"}, {0: 0.002, 50: 0.02 * 0.535886731, 99: 0.02 * 0.015848932}),
         ({"LR_SCHEDULE": "cosine"}, {0: 0.002, 25: 0.02 * 0.853553391, 50: 0.01, 75: 0.02 * 0.146446609}),
         ({"WARMUP_ITERS": 0, "STEPS": ()}, {0: 0.02, 99: 0.02}),
+        ({"WARMUP_ITERS": 0, "STEPS": (), "IMS_PER_BATCH": 4, "LR_FOR_BATCH": 16}, {0: 0.005, 99: 0.005}),
     ],
-    ids=["multistep", "poly", "cosine", "constant"],
+    ids=["multistep", "poly", "cosine", "constant", "scaled"],
 )
 def test_schedules_by_hand(options, expected):
     rate = build_schedule({**SOLVER, **options})
@@ -119,3 +122,26 @@ def test_the_first_step_of_adamw_by_hand():
 def test_nothing_to_train():
     with pytest.raises(ValueError, match="nothing to train"):
         build_optimizer(nn.Linear(1, 1).requires_grad_(False), SOLVER)
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+@pytest.mark.parametrize("kind", ["SGD", "AdamW"])
+def test_a_first_step_that_is_left_out_leaves_nothing_behind(kind, momentum):
+    """The device decides, by `found_inf`, whether the weights move; the steps that follow are as if it had not been."""
+    weights = []
+    for left_out in (True, False):
+        layer = nn.Linear(3, 2)
+        nn.init.ones_(layer.weight), nn.init.zeros_(layer.bias)
+        optimizer = build_optimizer(layer, {**SOLVER, "OPTIMIZER": kind, "MOMENTUM": momentum})
+        if left_out:
+            for p in layer.parameters():
+                p.grad = torch.full_like(p, float("nan"))
+            optimizer.found_inf = torch.tensor(1.0)
+            optimizer.step()
+        optimizer.found_inf = torch.tensor(0.0)
+        for _ in range(2):
+            for p in layer.parameters():
+                p.grad = torch.arange(p.numel()).view_as(p) + 1.0
+            optimizer.step()
+        weights.append([p.detach() for p in layer.parameters()])
+    torch.testing.assert_close(weights[0], weights[1], rtol=0, atol=0)

@@ -6,13 +6,15 @@ import torch
 from torch import nn
 
 from maskrcnn.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from maskrcnn.engine.ema import WeightAverage
 from maskrcnn.engine.state import (
+    TrainingState,
+    agree_on_seed,
     check_resumable,
-    restore,
     rng_state,
     seed_everything,
+    seed_of_rank,
     set_rng_state,
-    training_state,
     untouched_rng,
 )
 
@@ -22,15 +24,20 @@ def draws():
 
 
 def test_seeds_repeat_and_negative_ones_do_not():
-    assert seed_everything(3) == 3
+    seed_everything(3)
     first = draws()
     seed_everything(3)
     assert draws() == first
-    chosen = seed_everything(-1)
-    assert chosen >= 0
-    first = draws()
-    seed_everything(chosen)
-    assert draws() == first
+    assert agree_on_seed(3) == 3
+    assert 0 <= agree_on_seed(-1) != agree_on_seed(-1)
+
+
+def test_each_process_draws_its_own_numbers(monkeypatch):
+    seeds = set()
+    for rank in range(3):
+        monkeypatch.setenv("RANK", str(rank))
+        seeds |= {seed_of_rank(7), seed_of_rank(7, 100), seed_of_rank(8)}
+    assert len(seeds) == 9
 
 
 def test_generators_go_on_after_a_trip_through_a_file(tmp_path):
@@ -52,28 +59,54 @@ def test_untouched():
     assert draws() == expected
 
 
-def parts(lr=0.1, momentum=0.9, size=2):
+def parts(lr=0.1, momentum=0.9, size=2, ema=False):
     model = nn.Linear(size, size)
     optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=momentum, weight_decay=0.1)
-    return model, optimizer, torch.amp.GradScaler("cpu", enabled=False)
+    average = WeightAverage(model, 0.5) if ema else None
+    return TrainingState(model, optimizer, torch.amp.GradScaler("cpu", enabled=False), average)
 
 
-def stepped():
-    model, optimizer, scaler = parts()
-    model(torch.ones(1, 2)).sum().backward()
-    optimizer.step()
-    return model, optimizer, scaler
+def stepped(**options):
+    state = parts(**options)
+    state.model(torch.ones(1, 2)).sum().backward()
+    state.optimizer.step()
+    if state.ema:
+        state.ema.update()
+    return state
 
 
-def test_momentum_comes_back_and_changed_options_stay(tmp_path):
-    model, optimizer, scaler = stepped()
-    save_checkpoint(tmp_path / "c.pth", {**training_state(model, optimizer, scaler), "iteration": 0})
-    new_model, new_optimizer, _ = parts(momentum=0.5)
-    restore(load_checkpoint(tmp_path / "c.pth"), "c.pth", new_model, new_optimizer, scaler)
-    torch.testing.assert_close(dict(new_model.state_dict()), dict(model.state_dict()), rtol=0, atol=0)
-    buffers = [[o.state[p]["momentum_buffer"] for p in o.param_groups[0]["params"]] for o in (optimizer, new_optimizer)]
-    torch.testing.assert_close(buffers[0], buffers[1], rtol=0, atol=0)
-    assert new_optimizer.param_groups[0]["momentum"] == 0.5
+FACTS = {"iteration": 0, "seed": 3}
+
+
+def momenta(state):
+    return [state.optimizer.state[p]["momentum_buffer"] for p in state.optimizer.param_groups[0]["params"]]
+
+
+def test_everything_comes_back_and_changed_options_stay(tmp_path):
+    old, new = stepped(ema=True), parts(momentum=0.5, ema=True)
+    save_checkpoint(tmp_path / "c.pth", {**old.save(), **FACTS})
+    new.restore(load_checkpoint(tmp_path / "c.pth"), "c.pth")
+    torch.testing.assert_close(dict(new.model.state_dict()), dict(old.model.state_dict()), rtol=0, atol=0)
+    torch.testing.assert_close(momenta(new), momenta(old), rtol=0, atol=0)
+    torch.testing.assert_close(new.ema.state_dict(), old.ema.state_dict(), rtol=0, atol=0)
+    assert new.ema.updates == 1
+    assert new.optimizer.param_groups[0]["momentum"] == 0.5
+
+
+def test_an_average_that_the_run_did_not_have_starts_from_its_weights():
+    old, new = stepped(), parts(ema=True)
+    new.restore({**old.save(), **FACTS}, "c.pth")
+    torch.testing.assert_close(new.ema.state_dict(), dict(old.model.state_dict()), rtol=0, atol=0)
+
+
+def test_a_process_that_the_run_did_not_have_draws_its_own_numbers(monkeypatch):
+    content = {**stepped().save(), **FACTS}
+    restored = []
+    for rank in (0, 1):
+        monkeypatch.setenv("RANK", str(rank))
+        parts().restore(content, "c.pth")
+        restored.append(draws())
+    assert restored[0] != restored[1]
 
 
 def test_weights_alone_cannot_be_resumed():
@@ -82,16 +115,12 @@ def test_weights_alone_cannot_be_resumed():
 
 
 def test_another_model_cannot_be_resumed():
-    model, optimizer, scaler = stepped()
-    state = {**training_state(model, optimizer, scaler), "iteration": 0}
     with pytest.raises(CheckpointError, match=r"weight: \(2, 2\) in the weights, \(3, 3\) in the model"):
-        restore(state, "c.pth", *parts(size=3))
+        parts(size=3).restore({**stepped().save(), **FACTS}, "c.pth")
 
 
 def test_other_frozen_layers_cannot_be_resumed():
-    model, optimizer, scaler = stepped()
-    state = {**training_state(model, optimizer, scaler), "iteration": 0}
-    other = nn.Linear(2, 2)
-    fewer = torch.optim.SGD([other.weight], lr=0.1)
+    other = parts()
+    fewer = TrainingState(other.model, torch.optim.SGD([other.model.weight], lr=0.1), other.scaler)
     with pytest.raises(CheckpointError, match=r"c\.pth: its optimizer trained other parameters"):
-        restore(state, "c.pth", other, fewer, scaler)
+        fewer.restore({**stepped().save(), **FACTS}, "c.pth")

@@ -1,5 +1,6 @@
 """The figures against pycocotools, against a hand-computed case, and what is said when there is nothing to score."""
 
+import errno
 import json
 import logging
 from pathlib import Path
@@ -146,6 +147,30 @@ def test_the_figures_are_those_of_pycocotools(evaluated) -> None:
         assert 0 < min(ours) and max(ours) < 100  # the case tests every figure
 
 
+def test_the_ap_of_each_class_is_that_of_pycocotools(evaluated) -> None:
+    dataset, evaluator, result = evaluated
+    results = json.loads((evaluator.output_dir / "coco_instances_results.json").read_text())
+    for kind in ("bbox", "segm"):
+        precision = official(dataset.json_path, results, kind, [1, 10, 100]).eval["precision"]
+        for label, name in enumerate(dataset.class_names):
+            theirs = precision[:, :, label, 0, -1].mean()
+            assert result[f"{kind}/AP-{name}"] == pytest.approx(100 * theirs if theirs > -1 else -1)
+    assert result["bbox/AP-toothbrush"] == result["segm/AP-toothbrush"] == -1  # no ground truth
+
+
+def test_two_classes_of_one_name_have_a_figure_each(tmp_path: Path) -> None:
+    dataset = write_dataset(tmp_path, [box_annotation(0, 0, 50, 50)], [1])
+    content = json.loads((tmp_path / "instances.json").read_text())
+    content["categories"][2]["name"] = "cat"
+    (tmp_path / "instances.json").write_text(json.dumps(content))
+    dataset = read_coco(tmp_path / "instances.json", tmp_path)
+    evaluator = CocoEvaluator(dataset, None, 100)
+    evaluator.process([sample(1)], [boxes_only((0, 0, 50, 50, 0.9))])
+    result = evaluator.result()
+    assert result["bbox/AP-cat"] == pytest.approx(100) and result["bbox/AP-cat (18)"] == -1
+    assert [line.split()[0] for line in evaluator.table().splitlines()[4:]] == ["cat", "dog", "cat", "toothbrush"]
+
+
 def test_the_figures_from_records_are_those_from_the_file(evaluated, tmp_path: Path) -> None:
     dataset, _, expected = evaluated
     copy = Dataset.from_records(
@@ -189,7 +214,9 @@ def test_average_precision_by_hand(tmp_path: Path) -> None:
     evaluator = CocoEvaluator(dataset, None, 100)
     evaluator.process([sample(1)], [boxes_only((0, 0, 100, 100, 0.9), (110, 110, 172, 210, 0.8))])
     result = evaluator.result()
-    assert evaluator.metrics == tuple(f"bbox/{name}" for name in FIGURES)  # the data have no masks
+    of_classes = [f"AP-{name}" for name in CATEGORIES.values()]
+    assert evaluator.metrics == tuple(f"bbox/{name}" for name in FIGURES + of_classes)  # the data have no masks
+    assert result["bbox/AP-cat"] == result["bbox/AP"] and result["bbox/AP-dog"] == -1
     assert result["bbox/AP"] == pytest.approx(100 * (3 + 7 * 51 / 101) / 10)
     assert result["bbox/AP50"] == pytest.approx(100)
     assert result["bbox/AP75"] == pytest.approx(100 * 51 / 101)
@@ -290,20 +317,9 @@ def test_a_model_without_masks_on_data_with_masks(tmp_path: Path, caplog) -> Non
     assert result["bbox/AP"] == pytest.approx(100) and result["segm/AP"] == -1
     assert list(result) == list(evaluator.metrics)
     assert "the detections have no masks" in caplog.text
-    assert CocoEvaluator(dataset, None, 100, masks=False).metrics == tuple(f"bbox/{name}" for name in FIGURES)
-
-
-def test_shares_of_several_processes_are_merged_and_no_image_counts_twice(tmp_path: Path, monkeypatch) -> None:
-    dataset = write_dataset(tmp_path, [box_annotation(0, 0, 50, 50), box_annotation(9, 9, 50, 50, image_id=2)], [1, 2])
-    other = CocoEvaluator(dataset, None, 100)
-    other.process([sample(1), sample(2)], [boxes_only((0, 0, 50, 50, 0.9)), boxes_only((9, 9, 59, 59, 0.9))])
-    share = (other._by_image, False)
-    monkeypatch.setattr(
-        coco, "all_gather_object", lambda value: [value, share] if isinstance(value, tuple) else [value]
-    )
-    evaluator = CocoEvaluator(dataset, None, 100)
-    evaluator.process([sample(1)], [boxes_only((0, 0, 50, 50, 0.9))])  # a sampler may repeat an image to fill a batch
-    assert evaluator.result()["bbox/AP"] == pytest.approx(100)
+    assert {result[f"segm/{name}"] for name in FIGURES} == {result["segm/AP-cat"]} == {-1.0}
+    boxes_alone = CocoEvaluator(dataset, None, 100, masks=False)
+    assert boxes_alone.metrics == tuple(name for name in evaluator.metrics if name.startswith("bbox/"))
 
 
 def test_it_starts_afresh_after_a_result(tmp_path: Path) -> None:
@@ -329,12 +345,19 @@ def test_the_table_has_every_category(evaluated) -> None:
     assert means == pytest.approx([result["bbox/AP"], result["segm/AP"]], abs=0.06)
 
 
-def test_only_text_and_numbers_are_held(tmp_path: Path) -> None:
-    rng = np.random.default_rng(0)
-    annotations = random_annotations(rng, 1) or [box_annotation(0, 0, 5, 5)]
-    evaluator = CocoEvaluator(write_dataset(tmp_path, annotations, [1]), None, 100)
-    evaluator.process([sample(1)], [random_detections(rng, annotations)])
-    json.dumps(evaluator._by_image)  # tensors and arrays would fail
+def test_a_full_disk_costs_the_file_and_not_the_figures(tmp_path: Path, monkeypatch, caplog) -> None:
+    dataset = write_dataset(tmp_path, [box_annotation(0, 0, 50, 50)], [1])
+    evaluator = CocoEvaluator(dataset, tmp_path / "results", 100)
+    evaluator.process([sample(1)], [boxes_only((0, 0, 50, 50, 0.9))])
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    assert evaluator.result()["bbox/AP"] == pytest.approx(100)
+    (record,) = (record for record in caplog.records if record.levelno == logging.ERROR)
+    assert "coco_instances_results.json could not be written: [Errno 28] No space left" in record.getMessage()
+    assert not list((tmp_path / "results").iterdir())
 
 
 def test_wrong_images_are_errors(tmp_path: Path) -> None:

@@ -1,8 +1,10 @@
+import logging
+
 import pytest
 import torch
 from torch import nn
 
-from maskrcnn.evaluation import evaluate
+from maskrcnn.evaluation import evaluate, evaluator
 from maskrcnn.structures import Sample
 
 
@@ -65,3 +67,11 @@ def test_no_images_and_no_evaluators() -> None:
 def test_two_metrics_of_one_name_are_an_error_before_the_model_runs() -> None:
     with pytest.raises(ValueError, match="two evaluators give the metric total"):
         evaluate(Doubler(fails_at=1), batches(), [Total(), Total()])
+
+
+@pytest.mark.parametrize(("world", "words"), [(1, "on 3 images took"), (4, "on 3 images, the share of one of 4")])
+def test_the_log_says_whose_images_it_counts(monkeypatch, caplog, world: int, words: str) -> None:
+    monkeypatch.setattr(evaluator, "world_size", lambda: world)
+    with caplog.at_level(logging.INFO):
+        evaluate(Doubler(), batches(), [])
+    assert words in caplog.text

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 
@@ -24,7 +25,7 @@ class Logging(Hook):
         self.recent: deque[float] = deque(maxlen=500)  # step times, for the ETA: whose median ignores stalls
 
     def after_step(self, step: Step) -> None:
-        self.steps.append(step)
+        self.steps.append(replace(step, samples=[]))  # or images would be kept for a whole period
         self.recent.append(step.time)
         for writer in self.writers:
             writer.advance()

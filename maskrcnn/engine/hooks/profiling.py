@@ -14,7 +14,6 @@ from torch.profiler import ProfilerActivity, profile, record_function
 from torch.utils.hooks import RemovableHandle
 
 from maskrcnn.checkpoint import write_atomically
-from maskrcnn.distributed import is_main_process
 from maskrcnn.engine.profile_tables import profile_tables
 from maskrcnn.engine.trainer import Hook, Step
 
@@ -26,8 +25,7 @@ WARM_UP = 3  # first iterations, which allocate memory and choose algorithms
 class Profiling(Hook):
     """Profiles some iterations after the first few, and leaves trace.json.gz and modules.txt in a folder.
 
-    The model's modules are labelled meanwhile. Only the main process profiles. A run that ends before leaves what it
-    has got.
+    The model's modules are labelled meanwhile. A run that ends before leaves what it has got.
 
     Args:
         model: whose modules make rows.
@@ -50,7 +48,7 @@ class Profiling(Hook):
         self.model, self.folder, self.iterations, self.device = model, folder, iterations, device
         self.compiled = {module for part in compiled for module in part.modules()}
         self.seen = 0
-        self.is_done = not is_main_process()
+        self.is_done = False
         self.profiler: profile | None = None
         self.handles: list[RemovableHandle] = []
         self.started = 0.0

@@ -1,0 +1,63 @@
+"""The best checkpoint so far, and an end to training that no longer gets better."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Sequence
+
+from maskrcnn.engine.trainer import Hook
+
+logger = logging.getLogger(__name__)
+
+
+class KeepBest(Hook):
+    """Keeps the checkpoint with the best value of one metric, and asks to stop when there is no better one for long.
+
+    Args:
+        metric: by its name in the results. Less is better if it is a loss, as its name says.
+        keep: called with the iteration after an evaluation that was better than all before.
+        patience: evaluations without a better value after which to stop; 0: never.
+        history: (iteration, value) of the evaluations before, in a run that goes on.
+    """
+
+    def __init__(
+        self,
+        metric: str,
+        keep: Callable[[int], None],
+        *,
+        patience: int = 0,
+        history: Sequence[tuple[int, float]] = (),
+    ) -> None:
+        self.metric, self.keep, self.patience = metric, keep, patience
+        self.sign = -1 if "loss" in metric.rsplit("/", 1)[-1] else 1
+        self.best: tuple[int, float] | None = None
+        self.since = 0
+        for iteration, value in history:
+            self.take(iteration, value)
+
+    def take(self, iteration: int, value: float) -> bool:
+        """Whether this is the best value so far. One that is not finite never is."""
+        if math.isfinite(value) and (self.best is None or self.sign * value > self.sign * self.best[1]):
+            self.best, self.since = (iteration, value), 0
+            return True
+        self.since += 1
+        return False
+
+    def after_evaluation(self, iteration: int, results: dict[str, float]) -> None:
+        before, value = self.best, results[self.metric]
+        if self.take(iteration, value):
+            was = "" if before is None else f", before {before[1]:.4g} after iteration {before[0]}"
+            logger.info("%s is %.4g, the best so far%s", self.metric, value, was)
+            self.keep(iteration)
+        elif self.best is not None:
+            logger.info(
+                "%s is %.4g; the best was %.4g after iteration %d, %d evaluations ago",
+                *(self.metric, value, self.best[1], self.best[0], self.since),
+            )
+        if self.stop:
+            logger.info("training ends: %d evaluations without a better %s (TEST.PATIENCE)", self.since, self.metric)
+
+    @property
+    def stop(self) -> bool:  # type: ignore[override]
+        return 0 < self.patience <= self.since

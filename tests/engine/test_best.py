@@ -1,0 +1,34 @@
+import math
+
+import pytest
+
+from maskrcnn.engine.hooks import KeepBest
+
+
+def run(values, metric="segm/AP", **options):
+    kept = []
+    hook = KeepBest(metric, kept.append, **options)
+    for i, value in enumerate(values):
+        hook.after_evaluation(10 * i, {metric: value, "other": 5.0})
+    return hook, kept
+
+
+def test_the_best_so_far_is_kept():
+    assert run([3.0, 2.0, 3.0, 4.0, math.nan, -1.0])[1] == [0, 30]
+
+
+def test_of_losses_less_is_better():
+    assert run([3.0, 2.0, math.inf, 1.0, 1.5], metric="val/total_loss")[1] == [0, 10, 30]
+    assert run([3.0, 2.0, 1.0], metric="coco/val/loss_mask")[1] == [0, 10, 20]
+
+
+@pytest.mark.parametrize(("patience", "stop"), [(0, False), (1, True), (2, True), (3, False)])
+def test_patience(patience, stop):
+    assert run([1.0, 5.0, 4.0, 5.0], patience=patience)[0].stop is stop
+
+
+def test_a_run_that_goes_on_remembers():
+    history = [(10, 7.0), (20, 6.0)]
+    hook, kept = run([6.5], patience=2, history=history)
+    assert kept == [] and hook.stop and hook.best == (10, 7.0)
+    assert run([7.5], patience=2, history=history)[1] == [0]
