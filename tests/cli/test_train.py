@@ -203,7 +203,17 @@ def test_a_programmers_error_in_the_loop_keeps_its_traceback(config, tmp_path, m
 def test_commands(capsys):
     assert cli.main(["--help"]) == 0
     output = capsys.readouterr().out
-    for command in ("train", "predict", "check_data", "show_data", "show_predictions", "build", "env"):
+    for command in (
+        "train",
+        "predict",
+        "check_data",
+        "show_data",
+        "show_predictions",
+        "summary",
+        "slurm",
+        "build",
+        "env",
+    ):
         assert f"\n  {command} " in output
     assert cli.main([]) == 2
     assert cli.main(["trian"]) == 2
