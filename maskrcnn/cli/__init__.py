@@ -9,11 +9,13 @@ from collections.abc import Sequence
 # Commands by name: each is a module of this package with a `main(argv) -> exit code`, imported when it is called.
 COMMANDS = {
     "train": "train a model, or evaluate one, from a config",
+    "slurm": "train on a Slurm cluster, and go on by itself after a preemption",
     "predict": "find objects in images and videos, draw them, write them as JSON",
     "prepare_data": "link known data sets into the data root, convert others to the COCO format",
     "check_data": "find what is wrong with a data set before training on it",
     "show_data": "draw a data set's annotations as the model sees them",
     "show_predictions": "draw ground truth beside a trained model's predictions",
+    "summary": "count a model's parameters, multiply-adds and activations",
     "build": "compile the operators ahead of their first use",
     "env": "print what a bug report needs: versions, devices, compiled operators",
 }

@@ -12,6 +12,8 @@ from maskrcnn.engine import run
 from maskrcnn.engine.checks import RunError
 from maskrcnn.engine.hooks.preemption import EXIT_CODE, Preempted
 
+PROFILED = "5"  # iterations, if no number is given
+
 
 def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
@@ -28,6 +30,13 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="only evaluate: MODEL.WEIGHTS of the command line, else OUTPUT_DIR's newest checkpoint, else the config's",
     )
+    p.add_argument(
+        "--profile",
+        type=int,
+        default=0,
+        metavar="[N]",
+        help=f"write what N iterations spend their time on to OUTPUT_DIR/profile ({PROFILED})",
+    )
     p.add_argument("--print-config", action="store_true", help="print each value and where it comes from, and stop")
     p.add_argument("--device", metavar="NAME", help="auto, cpu, cuda, cuda:1; the same as MODEL.DEVICE")
     p.add_argument("--num-gpus", type=int, default=1, metavar="N", help="more than 1: prints how torchrun does that")
@@ -36,9 +45,13 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    args = parser().parse_intermixed_args(argv)  # intermixed: a flag after the overrides counts
+    p = parser()
+    arguments = with_number(list(sys.argv[1:] if argv is None else argv))
+    args = p.parse_intermixed_args(arguments)  # intermixed: a flag after the overrides counts
+    if args.profile and args.eval_only:
+        p.error("--profile is of training, which --eval-only leaves out")
     if args.num_gpus > 1:
-        given = [word for word in (sys.argv[1:] if argv is None else argv) if word != "train"]
+        given = [word for word in arguments if word != "train"]
         at = next(i for i, word in enumerate(given) if word.startswith("--num-gpus"))
         del given[at : at + (1 if "=" in given[at] else 2)]
         raise RunError(
@@ -54,8 +67,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         run.test(cfg, weights=cfg.MODEL.WEIGHTS if chosen else ())
     else:
         try:
-            run.train(cfg, resume=args.resume)
+            run.train(cfg, resume=args.resume, profile=args.profile)
         except Preempted as stop:
             print(f"maskrcnn train: {stop}", file=sys.stderr)
             return EXIT_CODE
     return 0
+
+
+def with_number(arguments: list[str]) -> list[str]:
+    """The arguments with a number after each --profile: argparse would take the first override for it."""
+    for i, (word, following) in enumerate(zip(arguments, [*arguments[1:], ""], strict=True)):
+        if word == "--profile" and not following.isdecimal():
+            return [*arguments[: i + 1], PROFILED, *arguments[i + 1 :]]
+    return arguments

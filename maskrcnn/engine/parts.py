@@ -33,6 +33,7 @@ from maskrcnn.engine.hooks import (
     Logging,
     Pictures,
     Preemption,
+    Profiling,
     StopRequest,
 )
 from maskrcnn.engine.inputs import build_mappers, read_data
@@ -136,11 +137,14 @@ def build_hooks(
     evaluation: Evaluation,
     request: StopRequest,
     past: Mapping[int, Mapping[str, float]],
+    *,
+    profile: int = 0,
 ) -> list[Hook]:
     """What happens beside the steps, in this order.
 
     Args:
         past: the metrics of earlier evaluations, by iteration, in a run that goes on.
+        profile: iterations.
     """
     cfg, state = parts.cfg, parts.state
     outputs = build_writers(cfg, folder, parts.start) if is_main_process() else []
@@ -175,6 +179,9 @@ def build_hooks(
         hooks.append(KeepBest(metric, checkpointing.keep_best, patience=cfg.TEST.PATIENCE, history=history))
     if outputs:
         hooks.append(Pictures(outputs, evaluation.pictures))
+    if profile and is_main_process():
+        compiled = parts.model.compilable() if cfg.COMPILE else []
+        hooks.append(Profiling(parts.model, folder / "profile", iterations=profile, device=device, compiled=compiled))
     return hooks
 
 

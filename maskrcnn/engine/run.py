@@ -48,7 +48,7 @@ from maskrcnn.modeling import build_model
 logger = logging.getLogger(__name__)
 
 
-def train(cfg: CfgNode, *, resume: bool = False) -> dict[str, float]:
+def train(cfg: CfgNode, *, resume: bool = False, profile: int = 0) -> dict[str, float]:
     """Train, evaluate, and leave in OUTPUT_DIR all that a run leaves (docs/training.md); the last metrics.
 
     Under torchrun every process calls this, and they train one model together.
@@ -56,6 +56,7 @@ def train(cfg: CfgNode, *, resume: bool = False) -> dict[str, float]:
     Args:
         resume: go on from the newest checkpoint in OUTPUT_DIR, if there is one. So does a process that torchrun
             restarted.
+        profile: so many iterations, after a few, and leave OUTPUT_DIR/profile; 0: none.
 
     Raises:
         ConfigError, DatasetError, CheckpointError, RunError, GroupError: before anything slow, what is wrong with
@@ -107,7 +108,7 @@ def train(cfg: CfgNode, *, resume: bool = False) -> dict[str, float]:
             parts.batches,
             parts.state.optimizer,
             build_schedule(cfg.SOLVER),
-            build_hooks(parts, folder, device, precision, evaluation, request, past),
+            build_hooks(parts, folder, device, precision, evaluation, request, past, profile=profile),
             precision=precision,
             scaler=parts.state.scaler,
             clip_gradients=cfg.SOLVER.CLIP_GRADIENTS,

@@ -85,6 +85,21 @@ def test_print_config_shows_values_and_origins_and_trains_nothing(config, tmp_pa
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("words", [["--profile", "SOLVER.MAX_ITER=9"], ["SOLVER.MAX_ITER", "9", "--profile", "5"]])
+def test_profile(config, tmp_path, words):
+    assert train("--config", config, "DATASETS.TEST=[]", *words) == 0
+    text = (tmp_path / "run" / "profile" / "modules.txt").read_text()
+    assert text.startswith("means of 5 iterations") and "TinyModel" in text and "\npredictor " in text
+    assert all(f"\n{part} " in text for part in ("data", "forward", "backward", "optimizer"))
+    assert (tmp_path / "run" / "profile" / "trace.json.gz").is_file()
+
+
+def test_profile_is_of_training(config, capsys):
+    with pytest.raises(SystemExit) as end:
+        train("--config", config, "--eval-only", "--profile")
+    assert end.value.code == 2 and "--profile" in capsys.readouterr().err
+
+
 BAD_DATA = {
     "not JSON": (lambda path: path.write_text("{'images': ["), r"annotations.json"),
     "category id": (lambda path: edit(path, lambda c: first(c, category_id=77)), "77"),
@@ -188,7 +203,17 @@ def test_a_programmers_error_in_the_loop_keeps_its_traceback(config, tmp_path, m
 def test_commands(capsys):
     assert cli.main(["--help"]) == 0
     output = capsys.readouterr().out
-    for command in ("train", "predict", "check_data", "show_data", "show_predictions", "build", "env"):
+    for command in (
+        "train",
+        "predict",
+        "check_data",
+        "show_data",
+        "show_predictions",
+        "summary",
+        "slurm",
+        "build",
+        "env",
+    ):
         assert f"\n  {command} " in output
     assert cli.main([]) == 2
     assert cli.main(["trian"]) == 2

@@ -7,6 +7,7 @@ from maskrcnn.engine.hooks.finite import FiniteGuard, NonFiniteLoss
 from maskrcnn.engine.hooks.metrics import Logging
 from maskrcnn.engine.hooks.pictures import Pictures
 from maskrcnn.engine.hooks.preemption import Preempted, Preemption, StopRequest
+from maskrcnn.engine.hooks.profiling import Profiling
 
 __all__ = [
     "Averaging",
@@ -18,5 +19,6 @@ __all__ = [
     "Pictures",
     "Preempted",
     "Preemption",
+    "Profiling",
     "StopRequest",
 ]
