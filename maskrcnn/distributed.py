@@ -10,6 +10,7 @@ import os
 from typing import TypeVar
 
 import torch.distributed as dist
+from torch import Tensor
 
 T = TypeVar("T")
 
@@ -48,3 +49,12 @@ def all_gather_object(value: T) -> list[T]:
     gathered: list[T] = [value] * world_size()
     dist.all_gather_object(gathered, value)
     return gathered
+
+
+def mean_over_ranks(values: Tensor) -> Tensor:
+    """The mean of each value over all processes, in every process; `values` itself where there is one."""
+    if world_size() == 1:
+        return values
+    total = values.clone()
+    dist.all_reduce(total)
+    return total / world_size()

@@ -36,6 +36,7 @@ from maskrcnn.data import (
     dataset,
 )
 from maskrcnn.data.loader import Mapper
+from maskrcnn.distributed import is_main_process
 from maskrcnn.engine import checks, logs
 from maskrcnn.engine.hooks import Checkpointing, FiniteGuard, Logging, Pictures
 from maskrcnn.engine.inference import prepare_inference
@@ -44,7 +45,7 @@ from maskrcnn.engine.precision import Precision, choose_precision
 from maskrcnn.engine.solver import build_optimizer, build_schedule
 from maskrcnn.engine.state import check_resumable, load_weights, restore, seed_everything, training_state, untouched_rng
 from maskrcnn.engine.trainer import Hook, Trainer
-from maskrcnn.engine.writers import JSONLines, LogLines, ProgressBar, TensorBoard, Writer
+from maskrcnn.engine.writers import build_writers
 from maskrcnn.evaluation import Evaluator, evaluate
 from maskrcnn.modeling import Model, build_model
 from maskrcnn.registry import EVALUATORS
@@ -160,13 +161,7 @@ def build_parts(cfg: CfgNode, device: torch.device, precision: Precision, checkp
 def build_hooks(parts: Parts, folder: Path, device: torch.device, evaluation: Evaluation) -> list[Hook]:
     """What happens beside the steps, in this order."""
     cfg = parts.cfg
-    outputs: list[Writer] = [
-        LogLines(),
-        JSONLines(folder / "metrics.json", parts.start),
-        TensorBoard(folder, parts.start),
-    ]
-    if logs.on_terminal():
-        outputs.append(ProgressBar(parts.start, cfg.SOLVER.MAX_ITER))
+    outputs = build_writers(cfg, folder, parts.start, bar=logs.on_terminal()) if is_main_process() else []
     facts = {
         "seed": cfg.SEED,
         "class_names": list(parts.train_set.class_names),
@@ -182,7 +177,12 @@ def build_hooks(parts: Parts, folder: Path, device: torch.device, evaluation: Ev
             period=cfg.SOLVER.CHECKPOINT_PERIOD,
             check=guard.check,
         ),
-        Logging(outputs, batch_size=cfg.SOLVER.IMS_PER_BATCH, device=device),
+        Logging(
+            outputs,
+            batch_size=cfg.SOLVER.IMS_PER_BATCH,
+            num_workers=cfg.DATALOADER.NUM_WORKERS,
+            device=device,
+        ),
         Pictures(outputs, evaluation.pictures),
     ]
 

@@ -1,0 +1,18 @@
+"""A finished iteration, as hooks see it."""
+
+import torch
+
+from maskrcnn.engine.trainer import Step
+
+
+def step(iteration, total=1.0, max_iter=100, seconds=0.5, waited=0.1, **losses):
+    return Step(
+        iteration=iteration,
+        max_iter=max_iter,
+        total_loss=torch.tensor(total),
+        losses={name: torch.tensor(value) for name, value in losses.items()},
+        learning_rate=0.02,
+        time=seconds,
+        data_time=waited,
+        image_ids=[7, 9],
+    )
