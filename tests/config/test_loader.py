@@ -330,7 +330,7 @@ def test_a_wrong_type_on_the_command_line_shows_what_was_typed(model: Path) -> N
         ("MODEL: {MASK_HEAD: {NAME: MaskHead}}", "unknown key MODEL.MASK_HEAD"),
         (
             "SOLVR: {}",
-            "unknown key SOLVR (did you mean SOLVER?); the top level accepts IMPORTS, OUTPUT_DIR, SEED, COMPILE, MODEL",
+            "unknown key SOLVR (did you mean SOLVER?); the top level accepts IMPORTS, OUTPUT_DIR, SEED, COMPILE",
         ),
         ("1: 2", "unknown key 1"),
         (

@@ -73,15 +73,21 @@ class MLflow(Writer):
         self.closing = True
         self.more.set()
         self.thread.join(FINISH_TIMEOUT)
-        if self.thread.is_alive() and self.uri != LOCAL:
-            self.abandoned = True
-            unsent = list(self.unsent)
-            self._leave_server(f"no answer in {FINISH_TIMEOUT} s")
-            run = Run(LOCAL, self.folder, self.config)
-            for send in unsent:
-                send(run)
-            run.end(complete=self._complete)
-        self._complain()
+        if self.thread.is_alive():
+            self._abandon_the_thread()
+        else:
+            self._complain()
+
+    def _abandon_the_thread(self) -> None:
+        self.abandoned = True
+        unsent, reason = list(self.unsent), f"no answer in {FINISH_TIMEOUT} s"
+        if self.uri == LOCAL:
+            raise OSError(f"MLflow: {local_uri(self.folder)}: {reason}")
+        self._leave_server(reason)
+        run = Run(LOCAL, self.folder, self.config)
+        for send in unsent:
+            send(run)
+        run.end(complete=self._complete)
 
     @property
     def _complete(self) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import secrets
+import shlex
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -46,7 +47,8 @@ class WandB(Writer):
         # An axis of our own: the library's has to grow, but a resumed run does some iterations again.
         self.run.define_metric("*", step_metric="iteration")
         if self.run.offline:
-            logger.info("W&B is offline; to upload this run later: wandb sync %s", Path(self.run.dir).parent)
+            part = shlex.quote(str(Path(self.run.dir).parent))
+            logger.info("W&B is offline; to upload this run later: wandb sync %s", part)
 
     def write(self, iteration: int, values: Mapping[str, float]) -> None:
         self.last = iteration
