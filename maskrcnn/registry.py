@@ -143,7 +143,7 @@ class Registry:
 
 
 class Names:
-    """Functions or classes by a free name: data sets and evaluators, which a list in the config names."""
+    """Functions or classes by a free name: data sets, evaluators and writers, which a list in the config names."""
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
@@ -183,3 +183,4 @@ POINT_RENDS = Registry("POINT_REND")
 
 DATASETS = Names("data set")
 EVALUATORS = Names("evaluator")
+WRITERS = Names("writer")

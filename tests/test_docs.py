@@ -13,7 +13,8 @@ import maskrcnn
 from maskrcnn.cli import main
 from maskrcnn.data import InstanceMapper, dataset
 from maskrcnn.data.checking import KINDS
-from maskrcnn.registry import DATASETS, MASK_HEADS
+from maskrcnn.engine.writers import build_writers, check_writers
+from maskrcnn.registry import DATASETS, MASK_HEADS, WRITERS
 
 ROOT = Path(__file__).parents[1]
 SMALL = ["MODEL.NUM_CLASSES", "1", "MODEL.WEIGHTS", "[]", "MODEL.BACKBONE.DEPTH", "18", "MODEL.NECK.CHANNELS", "16"]
@@ -34,7 +35,8 @@ def files(tmp_path, monkeypatch):
     yield tmp_path
     MASK_HEADS._classes.pop("EdgeMaskHead", None)
     DATASETS._entries.pop("squares", None)
-    for module in ("edge_head", "squares"):
+    WRITERS._entries.pop("table", None)
+    for module in ("edge_head", "squares", "table"):
         sys.modules.pop(module, None)
 
 
@@ -48,6 +50,15 @@ def test_a_head_and_a_data_set_of_ones_own_train(files):
     mapper = InstanceMapper([], training=True)
     losses = model([mapper(records[i], None) for i in range(2)])
     assert all(torch.isfinite(loss) for loss in losses.values()) and losses["loss_mask"] > 0
+
+
+def test_a_writer_of_ones_own(files):
+    cfg = maskrcnn.load_config(files / "table.yaml")
+    check_writers(cfg.WRITERS)
+    for writer in build_writers(cfg, files, 0, bar=False):
+        writer.write(19, {"segm/AP": 12.5})
+        writer.close()
+    assert (files / "metrics.csv").read_text() == "19,segm/AP,12.5\n"
 
 
 def test_a_misspelt_option_names_file_and_option(files):

@@ -107,6 +107,7 @@ def test_every_third_party_import_is_declared() -> None:
         "PIL": "pillow",
         "yaml": "PyYAML",
         "faster_coco_eval": "faster-coco-eval",
+        "mlflow": "mlflow-skinny",
     }
     declared = {requirement.split(">=")[0].split("!=")[0] for requirement in REQUIREMENTS}
     for path in (REPOSITORY / "maskrcnn").rglob("*.py"):

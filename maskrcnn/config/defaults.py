@@ -33,6 +33,8 @@ class TopLevel:
     DETERMINISTIC: bool = False
     # Backbone and heads by torch.compile: the first images take minutes, the others less time.
     COMPILE: bool = False
+    # Where numbers and pictures go besides log and metrics.json: "tensorboard", "wandb", "mlflow", or one's own.
+    WRITERS: tuple[str, ...] = ("tensorboard",)
 
 
 @dataclass(frozen=True)

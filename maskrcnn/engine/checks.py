@@ -17,6 +17,7 @@ from maskrcnn.data.checking.images import damages, sample
 from maskrcnn.data.checking.splits import different_classes, shared_images
 from maskrcnn.distributed import all_gather_object, world_size
 from maskrcnn.engine.solver import build_schedule
+from maskrcnn.engine.writers import check_writers
 from maskrcnn.registry import EVALUATORS
 
 SAMPLED_IMAGES = 50  # read whole before training starts
@@ -67,7 +68,7 @@ def at_the_door() -> Iterator[None]:
 
 
 def check_values(cfg: CfgNode, *, training: bool) -> None:
-    """Raises RunError or ValueError: a number out of its range, no data set, an evaluator that does not exist."""
+    """Raises RunError or ValueError: a number out of its range, no data set, no such evaluator or writer."""
     for key, lowest in LIMITS.items():
         section, name = key.split(".")
         if not cfg[section][name] >= lowest:  # NaN is not
@@ -86,6 +87,8 @@ def check_values(cfg: CfgNode, *, training: bool) -> None:
     build_schedule(cfg.SOLVER)
     for name in cfg.TEST.EVALUATORS:
         EVALUATORS.get(name)
+    if training:
+        check_writers(cfg.WRITERS)
     if training and not cfg.DATASETS.TRAIN:
         raise RunError("DATASETS.TRAIN is empty: name a data set, or give {JSON: annotation file, IMAGES: folder}")
     if not training and not (cfg.DATASETS.TEST and (cfg.TEST.EVALUATORS or cfg.TEST.LOSS)):

@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+METRICS_FILE = "metrics.json"
+
 
 def evaluations(path: Path, *, before: int) -> dict[int, dict[str, float]]:
     """The metrics of each evaluation by its iteration, of iterations less than `before`; none without the file.

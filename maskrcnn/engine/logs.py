@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tqdm import tqdm
@@ -21,8 +21,11 @@ class ConsoleHandler(logging.Handler):
     """Lines on the standard output, above any progress bar."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        tqdm.write(self.format(record), file=sys.stdout)
-        sys.stdout.flush()
+        try:
+            tqdm.write(self.format(record), file=sys.stdout)
+            sys.stdout.flush()
+        except OSError:  # it may be a file on a full disk, or a pipe that nobody reads
+            self.handleError(record)
 
 
 def on_terminal() -> bool:
@@ -59,6 +62,7 @@ def logging_to(folder: Path) -> Iterator[None]:
     finally:
         for handler in handlers:
             logger.removeHandler(handler)
-            handler.close()
+            with suppress(OSError):  # a full disk, which each line told of on the standard error
+                handler.close()
         logger.setLevel(level)
         logger.propagate = propagate

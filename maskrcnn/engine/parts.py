@@ -41,12 +41,10 @@ from maskrcnn.engine.precision import Precision
 from maskrcnn.engine.solver import build_optimizer
 from maskrcnn.engine.state import TrainingState, agree_on_seed, load_weights, seed_everything, seed_of_rank
 from maskrcnn.engine.trainer import Hook
-from maskrcnn.engine.writers import JSONLines, LogLines, ProgressBar, TensorBoard, Writer
+from maskrcnn.engine.writers import build_writers
 from maskrcnn.modeling import Model, build_model
 
 logger = logging.getLogger(__name__)
-
-METRICS_FILE = "metrics.json"
 
 
 @dataclass(frozen=True)
@@ -147,7 +145,7 @@ def build_hooks(
         profile: iterations.
     """
     cfg, state = parts.cfg, parts.state
-    outputs = build_writers(cfg, folder, parts.start) if is_main_process() else []
+    outputs = build_writers(cfg, folder, parts.start, bar=logs.on_terminal()) if is_main_process() else []
     facts = {
         "seed": cfg.SEED,
         "class_names": list(parts.train_set.class_names),
@@ -172,7 +170,9 @@ def build_hooks(
     hooks: list[Hook] = [guard]
     if state.ema:
         hooks.append(Averaging(state.ema))
-    hooks += [checkpointing, Logging(outputs, batch_size=cfg.SOLVER.IMS_PER_BATCH, device=device)]
+    workers = cfg.DATALOADER.NUM_WORKERS
+    logging_ = Logging(outputs, batch_size=cfg.SOLVER.IMS_PER_BATCH, num_workers=workers, device=device)
+    hooks += [checkpointing, logging_]
     hooks.append(Preemption(request, checkpointing.save_latest))
     if metric := cfg.TEST.BEST_METRIC:
         history = [(iteration, results[metric]) for iteration, results in past.items() if metric in results]
@@ -183,14 +183,6 @@ def build_hooks(
         compiled = parts.model.compilable() if cfg.COMPILE else []
         hooks.append(Profiling(parts.model, folder / "profile", iterations=profile, device=device, compiled=compiled))
     return hooks
-
-
-def build_writers(cfg: CfgNode, folder: Path, start: int) -> list[Writer]:
-    """Where the run's numbers go."""
-    writers: list[Writer] = [LogLines(), JSONLines(folder / METRICS_FILE, start), TensorBoard(folder, start)]
-    if logs.on_terminal():
-        writers.append(ProgressBar(start, cfg.SOLVER.MAX_ITER))
-    return writers
 
 
 def _start_from(weights: Weights, model: Model, cfg: CfgNode, class_names: Sequence[str]) -> None:

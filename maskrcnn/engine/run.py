@@ -34,11 +34,11 @@ from maskrcnn.distributed import (
 from maskrcnn.engine import checks, logs
 from maskrcnn.engine.determinism import make_deterministic
 from maskrcnn.engine.evaluation import Evaluation
-from maskrcnn.engine.history import evaluations
+from maskrcnn.engine.history import METRICS_FILE, evaluations
 from maskrcnn.engine.hooks import StopRequest
 from maskrcnn.engine.inference import prepare_inference
 from maskrcnn.engine.inputs import build_mappers, list_changes, read_test_sets
-from maskrcnn.engine.parts import METRICS_FILE, build_hooks, build_parts, parallel
+from maskrcnn.engine.parts import build_hooks, build_parts, parallel
 from maskrcnn.engine.precision import choose_precision
 from maskrcnn.engine.solver import build_schedule
 from maskrcnn.engine.state import check_resumable, load_weights

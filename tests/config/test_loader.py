@@ -323,7 +323,7 @@ def test_a_wrong_type_on_the_command_line_shows_what_was_typed(model: Path) -> N
     [
         (
             "SOLVER: {BASELR: 1}",
-            "unknown key SOLVER.BASELR (did you mean BASE_LR?); SOLVER accepts IMS_PER_BATCH, ACCUMULATE, OPTIMIZER, BASE_LR",
+            "unknown key SOLVER.BASELR (did you mean BASE_LR?); SOLVER accepts IMS_PER_BATCH, ACCUMULATE, OPTIMIZER",
         ),
         ("SOLVER: {WEIGHTS: a}", "unknown key SOLVER.WEIGHTS (did you mean WEIGHT_DECAY"),
         ("SOLVER: {DEVICE: a}", "unknown key SOLVER.DEVICE (did you mean MODEL.DEVICE?)"),

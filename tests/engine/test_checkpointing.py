@@ -2,7 +2,7 @@ import logging
 
 import pytest
 import torch
-from steps import step
+from finished_step import step
 
 from maskrcnn.checkpoint import Checkpointer, load_checkpoint, newest_checkpoint
 from maskrcnn.engine.hooks import Checkpointing, checkpointing

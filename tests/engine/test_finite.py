@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from steps import step
+from finished_step import step
 from torch import nn
 
 from maskrcnn.engine.diagnosis import first_non_finite

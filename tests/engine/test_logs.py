@@ -1,3 +1,4 @@
+import contextlib
 import io
 import logging
 import sys
@@ -43,3 +44,18 @@ def test_beside_a_bar_the_metric_lines_go_to_the_file_only(tmp_path, monkeypatch
         logging.getLogger("maskrcnn").info("other")
     assert "iter: 19" in (tmp_path / "log.txt").read_text()
     assert "iter: 19" not in terminal.getvalue() and "other" in terminal.getvalue()
+
+
+def test_a_full_disk_stops_no_run(tmp_path, monkeypatch, capsys):
+    (tmp_path / "log.txt").symlink_to("/dev/full")  # each write says that the disk is full
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        with logging_to(tmp_path):
+            logging.getLogger("maskrcnn").info("one")
+            logging.getLogger("maskrcnn").info("two")
+        with pytest.raises(RuntimeError, match="out of luck"), logging_to(tmp_path):
+            raise RuntimeError("out of luck")  # not the disk's error in its place
+        monkeypatch.undo()
+        with contextlib.suppress(OSError):
+            full.close()
+    assert "No space left on device" in capsys.readouterr().err

@@ -1,7 +1,10 @@
 import json
 import shutil
+import sys
+from pathlib import Path
 
 import pytest
+import tiny_model
 import torch
 import yaml
 from tiny_model import CATEGORY_IDS, CLASS_NAMES, write_coco, write_config, write_detector_config
@@ -13,6 +16,8 @@ from maskrcnn.engine import run, writers
 from maskrcnn.engine.checks import RunError
 from maskrcnn.engine.hooks import NonFiniteLoss
 from maskrcnn.engine.trainer import Trainer
+from maskrcnn.engine.writers.appended import AppendedFile
+from maskrcnn.registry import WRITERS
 
 
 def train(path, *overrides, resume=False):
@@ -288,3 +293,49 @@ def test_a_batch_that_cannot_be_divided(tmp_path, monkeypatch):
     with pytest.raises(RunError, match=r"IMS_PER_BATCH is 2, .* 2 processes with 2 passes each .* a multiple of 4"):
         train(write_config(tmp_path), "SOLVER.ACCUMULATE=2")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_full_disk_costs_neither_a_run_nor_a_line_of_its_metrics(tmp_path, monkeypatch, capsys):
+    append = AppendedFile.append
+
+    def append_where_there_is_room(self, record):
+        place = self.path
+        if b'"iteration": 2,' in record:
+            self.path = Path("/dev/full")
+        try:
+            append(self, record)
+        finally:
+            self.path = place
+
+    monkeypatch.setattr(AppendedFile, "append", append_where_there_is_room)
+    train(write_config(tmp_path))
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.json").read_text().splitlines()]
+    assert [line["iteration"] for line in lines if "score/mean" in line] == [2, 5, 7]
+    log = (tmp_path / "run" / "log.txt").read_text()
+    assert log.count("JSONLines fails, the run goes on: [Errno 28] No space left on device") == 1
+    assert log.count("JSONLines works again") == 1
+
+
+def test_a_run_writes_to_the_writer_of_ones_own_that_it_names(tmp_path):
+    (tmp_path / "own.py").write_text(
+        "from maskrcnn.engine.writers import Writer\n"
+        "from maskrcnn.registry import WRITERS\n"
+        "@WRITERS.register('own')\n"
+        "class Own(Writer):\n"
+        "    def __init__(self, folder, start, config):\n"
+        "        self.path, self.lines = folder / 'own', [f'from {start} to {config[\"SOLVER\"][\"MAX_ITER\"]}']\n"
+        "    def write(self, iteration, values):\n"
+        "        self.lines.append(f'{iteration} {\" \".join(values)}')\n"
+        "    def close(self):\n"
+        "        self.path.write_text('\\n'.join(self.lines))\n"
+    )
+    try:
+        train(write_config(tmp_path), "WRITERS=[own]", f"IMPORTS=[{tiny_model.__file__}, {tmp_path / 'own.py'}]")
+    finally:
+        WRITERS._entries.pop("own", None)
+        sys.modules.pop("own", None)
+    first, *lines = (tmp_path / "run" / "own").read_text().splitlines()
+    assert first == "from 0 to 8"
+    assert [line for line in lines if "score" in line] == ["2 score/mean", "5 score/mean", "7 score/mean"]
+    assert any(line.startswith("7 eta_seconds total_loss") for line in lines)
+    assert not list((tmp_path / "run").glob("events*"))

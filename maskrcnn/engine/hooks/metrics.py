@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import statistics
 from collections import deque
 from collections.abc import Sequence
@@ -9,20 +10,43 @@ from dataclasses import replace
 
 import torch
 
+from maskrcnn.distributed import mean_over_ranks
 from maskrcnn.engine.trainer import Hook, Step
 from maskrcnn.engine.writers import Writer
-from maskrcnn.env import peak_memory
+from maskrcnn.env import available_cores, peak_memory
 
 LOG_PERIOD = 20  # iterations
+WAITING = 0.2  # share of a step that waits for its batch, from which the loader counts as too slow
+
+logger = logging.getLogger(__name__)
 
 
 class Logging(Hook):
-    """Gives writers the means over `period` iterations. Losses stay on the device until then."""
+    """Gives writers the means over `period` iterations. Losses stay on the device until then.
 
-    def __init__(self, writers: Sequence[Writer], *, batch_size: int, device: torch.device, period: int = LOG_PERIOD):
-        self.writers, self.batch_size, self.device, self.period = writers, batch_size, device, period
+    With several processes it belongs into each, with writers in one: the means are those of all. Each process must have
+    the same losses, which every head gives even without an object.
+
+    Args:
+        batch_size: of all processes together.
+        num_workers: of this process's loader; for a hint, once, that it is too slow.
+    """
+
+    def __init__(
+        self,
+        writers: Sequence[Writer],
+        *,
+        batch_size: int,
+        num_workers: int,
+        device: torch.device,
+        period: int = LOG_PERIOD,
+    ) -> None:
+        self.writers, self.batch_size, self.num_workers = writers, batch_size, num_workers
+        self.device, self.period = device, period
         self.steps: list[Step] = []
         self.recent: deque[float] = deque(maxlen=500)  # step times, for the ETA: whose median ignores stalls
+        self.waits: deque[float] = deque(maxlen=3)  # shares of the newest periods' time
+        self.hinted = False
 
     def after_step(self, step: Step) -> None:
         self.steps.append(replace(step, samples=[]))  # or images would be kept for a whole period
@@ -33,6 +57,7 @@ class Logging(Hook):
             values = self.values(step)
             for writer in self.writers:
                 writer.write(step.iteration, values)
+            self.look_at_the_loader(values["data_time"] / values["time"])
             self.steps.clear()
 
     def after_evaluation(self, iteration: int, results: dict[str, float]) -> None:
@@ -44,24 +69,51 @@ class Logging(Hook):
             writer.close()
 
     def values(self, step: Step) -> dict[str, float]:
-        losses = mean_losses(self.steps)
-        seconds = statistics.fmean(s.time for s in self.steps)
+        means = period_means(self.steps)
         memory = peak_memory(self.device)
         return {
             "eta_seconds": statistics.median(self.recent) * (step.max_iter - 1 - step.iteration),
-            **losses,
-            "time": seconds,
-            "data_time": statistics.fmean(s.data_time for s in self.steps),
-            "imgs_per_s": self.batch_size / seconds,
+            **means,
+            "imgs_per_s": self.batch_size / means["time"],
             "lr": step.learning_rate,
             **({} if memory is None else {"max_mem": round(memory / 2**20)}),
         }
 
+    def look_at_the_loader(self, share: float) -> None:
+        """Say once that it is too slow, of the newest two periods after a run's first, in which it warms up."""
+        self.waits.append(share)
+        newest = list(self.waits)[1:]
+        if not self.hinted and len(newest) == 2 and min(newest) > WAITING:
+            self.hinted = True
+            logger.info(waiting_hint(statistics.fmean(newest), self.num_workers, available_cores()))
 
-def mean_losses(steps: Sequence[Step]) -> dict[str, float]:
-    """The mean of the total and of each loss, with one transfer from the device for all of them together."""
+
+def period_means(steps: Sequence[Step]) -> dict[str, float]:
+    """The means of the total, of each loss, `time` and `data_time`, over the steps and over all processes.
+
+    One transfer from the device for all of them together.
+    """
     names = list(dict.fromkeys(name for step in steps for name in step.losses))
     columns = [[step.total_loss for step in steps]]
     columns += [[step.losses[name] for step in steps if name in step.losses] for name in names]
-    means = torch.stack([torch.stack([v.float() for v in column]).mean() for column in columns]).tolist()
-    return dict(zip(["total_loss", *names], means, strict=True))
+    means = torch.stack([torch.stack([v.double() for v in column]).mean() for column in columns])
+    times = [statistics.fmean(step.time for step in steps), statistics.fmean(step.data_time for step in steps)]
+    everything = torch.cat([means, means.new_tensor(times)])
+    return dict(zip(["total_loss", *names, "time", "data_time"], mean_over_ranks(everything).tolist(), strict=True))
+
+
+def waiting_hint(share: float, workers: int, cores: int) -> str:
+    """What to do about a loader that is slower than the model.
+
+    Args:
+        share: of a step's time, spent waiting.
+        cores: that this process may use.
+    """
+    if workers < cores:
+        advice = f"more workers would help, try DATALOADER.NUM_WORKERS {min(cores, max(2, 2 * workers))}"
+    else:
+        advice = "more workers would hardly help, but smaller image files, a disk near by, or more cores would"
+    return (
+        f"{share:.0%} of each step waits for its batch; DATALOADER.NUM_WORKERS is {workers}, and this process may use "
+        f"{cores} cores: {advice}"
+    )

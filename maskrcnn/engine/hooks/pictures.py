@@ -21,6 +21,6 @@ class Pictures(Hook):
         self.writers, self.draw = writers, draw
 
     def after_evaluation(self, iteration: int, results: dict[str, float]) -> None:
-        for name, image in self.draw():
+        for name, image in self.draw() if self.writers else ():
             for writer in self.writers:
                 writer.picture(iteration, name, image)

@@ -7,19 +7,19 @@ import logging
 from collections.abc import Mapping
 
 from maskrcnn.engine.logs import METRICS_LOGGER
-from maskrcnn.engine.writers.writer import Writer, is_training, losses_of
+from maskrcnn.engine.writers.writer import Writer, is_per_class, is_training, losses_of
 
 logger = logging.getLogger(__name__)
 
 
 class LogLines(Writer):
-    """One line for each set of numbers, in the form that people grep for."""
+    """One line for each set of numbers, in the form that people grep for; metrics of single classes stay out of it."""
 
     def write(self, iteration: int, values: Mapping[str, float]) -> None:
         if is_training(values):
             logging.getLogger(METRICS_LOGGER).info(training_line(iteration, values))
         else:
-            metrics = "  ".join(f"{name}: {value:.2f}" for name, value in values.items())
+            metrics = "  ".join(f"{name}: {value:.2f}" for name, value in values.items() if not is_per_class(name))
             logger.info("evaluation after iter: %d  %s", iteration, metrics)
 
 

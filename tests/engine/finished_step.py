@@ -1,4 +1,4 @@
-"""Finished steps, as the trainer hands them to hooks."""
+"""A finished iteration, as hooks see it."""
 
 from types import SimpleNamespace
 
@@ -7,7 +7,7 @@ import torch
 from maskrcnn.engine.trainer import Step
 
 
-def step(iteration, total=1.0, max_iter=100, seconds=0.5, norms=(1.0,), finite=True, **losses):
+def step(iteration, total=1.0, max_iter=100, seconds=0.5, waited=0.1, norms=(1.0,), finite=True, **losses):
     return Step(
         iteration=iteration,
         max_iter=max_iter,
@@ -17,6 +17,6 @@ def step(iteration, total=1.0, max_iter=100, seconds=0.5, norms=(1.0,), finite=T
         gradient_norms=torch.tensor(norms),
         learning_rate=0.02,
         time=seconds,
-        data_time=0.1,
+        data_time=waited,
         samples=[SimpleNamespace(image_id=7), SimpleNamespace(image_id=9)],
     )
