@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import socket
 import time
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -48,11 +49,6 @@ def world_size() -> int:
     return dist.get_world_size() if _initialised() else int(os.environ.get("WORLD_SIZE", 1))
 
 
-def was_restarted() -> bool:
-    """Whether torchrun started this process in the place of one that died."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
-
-
 def is_main_process() -> bool:
     """The one process that writes files and prints."""
     return rank() == 0
@@ -61,23 +57,28 @@ def is_main_process() -> bool:
 @contextmanager
 def process_group(
     device: torch.device, *, arrival_seconds: float = ARRIVAL_SECONDS, all_reduce_seconds: float = ALL_REDUCE_SECONDS
-) -> Iterator[None]:
+) -> Iterator[bool]:
     """Within the context the processes that torchrun started form a group; one process alone needs none.
 
     They first prove that they can all reach each other, by an all-reduce with a short time limit: what cannot work
     ends there, with the name of who is at fault, instead of hanging for hours. Tensors on the CPU are exchanged by
     gloo, those on a GPU by NCCL.
 
+    Yields:
+        Whether torchrun started these processes in the place of ones that died.
+
     Raises:
         GroupError: some process did not arrive, or the all-reduce failed.
     """
+    # torchrun's own count is that of this machine alone: where the others did not fail, it stays 0
+    restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
     if world_size() == 1 or _initialised():
-        yield
+        yield restarted
         return
-    me, world = rank(), world_size()
-    store = _connect(all_reduce_seconds)
-    hosts = _wait_for_arrivals(store, me, world, arrival_seconds)
-    limit = timedelta(seconds=all_reduce_seconds)
+    me, world, limit = rank(), world_size(), timedelta(seconds=all_reduce_seconds)
+    meeting = _connect(all_reduce_seconds)
+    attempt, hosts = _meet(meeting, me, world, arrival_seconds)
+    store = dist.PrefixStore(f"attempt/{attempt}", meeting)
     with _failures_named(store, "gloo", hosts, me, all_reduce_seconds):
         dist.init_process_group("gloo", store=dist.PrefixStore("try", store), rank=me, world_size=world, timeout=limit)
         try:
@@ -90,7 +91,7 @@ def process_group(
         if device.type == "cuda":
             with _failures_named(store, "NCCL", hosts, me, all_reduce_seconds):
                 _try_all_reduce(device, limit)
-        yield
+        yield restarted or attempt > 1
     finally:
         dist.destroy_process_group()
 
@@ -107,19 +108,33 @@ def _connect(seconds: float) -> dist.Store:
     return store
 
 
-def _wait_for_arrivals(store: dist.Store, me: int, world: int, seconds: float) -> list[str]:
-    """The host of every rank, once all have arrived."""
-    store.set(f"arrived/{me}", socket.gethostname())
+def _meet(store: dist.Store, me: int, world: int, seconds: float) -> tuple[int, list[str]]:
+    """The number of this attempt, from 1, and the host of every rank, once all have arrived.
+
+    torchrun keeps its store when it starts processes again, so what is in there may come from ones that are dead: the
+    main process begins a new attempt, and says who has come to it, each by a word that only a living one knows.
+    """
+    word = f"{socket.gethostname()} {uuid.uuid4()}"
+    own = store.add("attempts", 1) if me == 0 else 0
     deadline = time.monotonic() + seconds
-    while missing := [r for r in range(world) if not store.check([f"arrived/{r}"])]:
+    while True:
+        attempt = own or store.add("attempts", 0)
+        store.set(f"{attempt}/word/{me}", word)
+        missing = [r for r in range(world) if not store.check([f"{attempt}/word/{r}"])]
+        if me == 0 and not missing:
+            words = [store.get(f"{attempt}/word/{r}").decode() for r in range(world)]
+            store.set(f"{attempt}/all", "\n".join(words))
+        if store.check([f"{attempt}/all"]):
+            words = store.get(f"{attempt}/all").decode().split("\n")
+            if len(words) == world and words[me] == word:
+                return attempt, [each.split()[0] for each in words]
         if time.monotonic() > deadline:
-            there = {r: store.get(f"arrived/{r}").decode() for r in range(world) if r not in missing}
+            there = {r: store.get(f"{attempt}/word/{r}").decode().split()[0] for r in range(world) if r not in missing}
             raise GroupError(
-                f"of {world} processes, rank {_listed(missing)} did not arrive within {seconds:g} s; arrived: "
-                f"{_with_hosts(there)}. Its own output says why it died, or that it never started"
+                f"of {world} processes, rank {', '.join(map(str, missing))} did not arrive within {seconds:g} s; "
+                f"arrived: {_with_hosts(there)}. Its own output says why it died, or that it never started"
             )
         time.sleep(0.05)
-    return [store.get(f"arrived/{r}").decode() for r in range(world)]
 
 
 @contextmanager
@@ -151,10 +166,6 @@ def _try_all_reduce(device: torch.device, limit: timedelta) -> None:
     work.wait(limit)
     if int(ones) != world_size():
         raise RuntimeError(f"the sum over {world_size()} ones is {int(ones)}")
-
-
-def _listed(ranks: list[int]) -> str:
-    return ", ".join(map(str, ranks))
 
 
 def _with_hosts(hosts: dict[int, str]) -> str:

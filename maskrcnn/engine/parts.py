@@ -59,6 +59,7 @@ class Parts:
     state: TrainingState
     batches: Iterator[list[Any]]
     skipped: int  # steps that were left out before the start
+    finished: bool  # the run had ended, and this may be all of it
 
     @property
     def model(self) -> Model:
@@ -109,7 +110,8 @@ def build_parts(cfg: CfgNode, device: torch.device, precision: Precision, checkp
     )
     state = TrainingState(model, optimizer, scaler, ema)
     skipped = checkpoint["skipped"] if checkpoint else 0
-    return Parts(cfg, start, train_set, test_sets, test_mapper, state, batches, skipped)
+    finished = checkpoint is not None and Path(checkpoint["source"]).name == Checkpointer.FINAL
+    return Parts(cfg, start, train_set, test_sets, test_mapper, state, batches, skipped, finished)
 
 
 def parallel(model: Model, device: torch.device) -> nn.Module:
@@ -166,6 +168,7 @@ def build_hooks(
         period=cfg.SOLVER.CHECKPOINT_PERIOD,
         eval_period=cfg.TEST.EVAL_PERIOD if evaluation.wanted else 0,
         saved=parts.start - 1,
+        finished=parts.finished,
     )
     hooks: list[Hook] = [guard]
     if state.ema:

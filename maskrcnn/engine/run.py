@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +26,10 @@ from maskrcnn.checkpoint import (
 from maskrcnn.config import dump
 from maskrcnn.distributed import (
     all_gather_object,
+    from_main,
     is_main_process,
     local_rank,
     process_group,
-    was_restarted,
     world_size,
 )
 from maskrcnn.engine import checks, logs
@@ -69,19 +70,17 @@ def train(cfg: CfgNode, *, resume: bool = False, profile: int = 0) -> dict[str, 
     folder = Path(cfg.OUTPUT_DIR).expanduser()
     if cfg.DETERMINISTIC:
         make_deterministic()
-    resume = resume or was_restarted()
     with checks.at_the_door():
         checks.check_values(cfg, training=True)
         device = _pick_device(cfg)
         precision = choose_precision("SOLVER.AMP", cfg.SOLVER.AMP, device)
         test_precision = choose_precision("TEST.AMP", cfg.TEST.AMP, device)
-        if not resume and is_main_process():
-            checks.check_unused(folder)
-        checks.make_folder(folder)
     request = StopRequest()
-    with logs.logging_to(folder), process_group(device), request.listening():
-        if is_main_process():
-            WholeFile.remove_parts(folder)
+    with ExitStack() as stack:
+        resume |= stack.enter_context(process_group(device))
+        from_main(lambda: _claim(folder, resume=resume))
+        stack.enter_context(logs.logging_to(folder))
+        stack.enter_context(request.listening())
         with checks.at_the_door():
             checkpoint = _newest_state(folder, cfg) if resume else None
             checks.check_same_start(checkpoint["iteration"] if checkpoint else None, folder)
@@ -166,6 +165,14 @@ def test(cfg: CfgNode, *, weights: Sequence[str] = ()) -> dict[str, float]:
             _, mapper = build_mappers(cfg, model.task)
             evaluation = Evaluation(cfg, model, test_sets, mapper, folder / "inference", precision)
         return evaluation()
+
+
+def _claim(folder: Path, *, resume: bool) -> None:
+    """Make the run's folder; one that holds a run is for going on with it."""
+    if not resume:
+        checks.check_unused(folder)
+    checks.make_folder(folder)
+    WholeFile.remove_parts(folder)
 
 
 def _pick_device(cfg: CfgNode) -> torch.device:

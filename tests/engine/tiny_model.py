@@ -37,13 +37,15 @@ class TinyModel(Model):
         diverge_at: int = -1,
         diverge_on: int = -1,
         pause: float = 0.0,
+        inference_pause: float = 0.0,
     ) -> None:
         super().__init__((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
         self.conv = nn.Conv2d(3, channels, 3, stride=2, padding=1)
         self.norm = nn.GroupNorm(2, channels)
         self.frozen = nn.Conv2d(channels, channels, 1).requires_grad_(False)
         self.predictor = nn.Conv2d(channels, num_classes, 1)
-        self.diverge_at, self.diverge_on, self.pause, self.steps = diverge_at, diverge_on, pause, 0
+        self.diverge_at, self.diverge_on, self.steps = diverge_at, diverge_on, 0
+        self.pause, self.inference_pause = pause, inference_pause
 
     def predict(self, sample, scale=1.0):
         image = scale * (sample.image[None].float() - self.pixel_mean)
@@ -64,6 +66,7 @@ class TinyModel(Model):
         }
 
     def inference(self, batch):
+        time.sleep(self.inference_pause)
         return [
             Detections(
                 boxes=torch.tensor([[4.0, 4.0, 24.0, 24.0]]),

@@ -32,6 +32,7 @@ class Checkpointing(Hook):
         state: gives what is saved; called by every process at once.
         eval_period: iterations between evaluations, 0 for none.
         saved: the iteration that the folder's newest checkpoint was written after, in a run that goes on.
+        finished: that one is the final checkpoint of a run that had ended.
     """
 
     def __init__(
@@ -42,14 +43,15 @@ class Checkpointing(Hook):
         period: int,
         eval_period: int = 0,
         saved: int | None = None,
+        finished: bool = False,
     ) -> None:
         self.checkpointer, self.state, self.period = checkpointer, state, period
         self.eval_period, self.saved = eval_period, saved
+        self.finished = finished
         self.retry_at: int | None = None
-        self.finished = False
 
     def after_step(self, step: Step) -> None:
-        iteration = step.iteration
+        iteration, self.finished = step.iteration, False
         if is_due(iteration, self.period):
             self.save(iteration, f"model_{iteration:07d}.pth")
         elif iteration == self.retry_at or (is_due(iteration, self.eval_period) and not step.is_last):
@@ -58,7 +60,7 @@ class Checkpointing(Hook):
             self.save_final(iteration)
 
     def after_training(self, iteration: int) -> None:
-        if not self.finished:  # training ended early
+        if not self.finished:  # training ended before its last iteration
             self.save_final(iteration)
 
     def save_latest(self, iteration: int) -> bool:

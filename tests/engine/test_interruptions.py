@@ -1,0 +1,294 @@
+"""Real runs, killed, signalled and starved, against one that nothing happened to."""
+
+import json
+import multiprocessing as mp
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from processes import in_processes
+from tiny_model import write_config
+
+from maskrcnn import cli
+from maskrcnn.checkpoint import load_checkpoint, newest_checkpoint
+from maskrcnn.config import load_config
+from maskrcnn.engine import history, run
+from maskrcnn.engine.hooks import checkpointing
+from maskrcnn.engine.hooks.preemption import EXIT_CODE, Preempted
+from maskrcnn.engine.trainer import Trainer
+
+pytestmark = pytest.mark.skipif("fork" not in mp.get_all_start_methods(), reason="processes cannot be forked here")
+
+SOLVER = {"MAX_ITER": 40, "CHECKPOINT_PERIOD": 6, "CHECKPOINTS_KEPT": 2, "EMA": 0.9, "STEPS": [25]}
+TEST = {"EVAL_PERIOD": 9, "BEST_METRIC": "score/mean"}
+
+
+def start(folder, *arguments):
+    """`maskrcnn train` in a process group of its own. It is forked, since a new process would import torch anew."""
+
+    def child():
+        os.setsid()
+        torch.set_num_threads(1)
+        sys.stdout = sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115 - as long as the process
+        os._exit(cli.main(["train", "--config", str(folder / "config.yaml"), *arguments]))
+
+    process = mp.get_context("fork").Process(target=child)
+    process.start()
+    return process
+
+
+def wait_for(condition, process, seconds=60):
+    """Until the condition holds; False if the process ended before."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if not process.is_alive():
+            return False
+        assert time.monotonic() < deadline, "it never came to that"
+        time.sleep(0.0005)
+    return True
+
+
+def identical(a, b):
+    """Bit for bit, through nested containers."""
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(identical(a[key], b[key]) for key in a)
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(map(identical, a, b))
+    return torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
+
+
+def evaluations(folder):
+    found = history.evaluations(folder / "metrics.json", before=10**6)
+    return {iteration: metrics["score/mean"] for iteration, metrics in found.items()}
+
+
+def assert_equal_runs(a, b):
+    first, second = (load_checkpoint(folder / "model_final.pth") for folder in (a, b))
+    for key in ("model", "ema", "optimizer", "rng", "iteration", "skipped"):
+        assert identical(first[key], second[key]), key
+    assert evaluations(a) == evaluations(b)
+    best = [load_checkpoint(folder / "model_best.pth") for folder in (a, b)]
+    assert best[0]["iteration"] == best[1]["iteration"] and identical(best[0]["model"], best[1]["model"])
+    assert sorted(p.name for p in a.glob("*.pth")) == sorted(p.name for p in b.glob("*.pth"))
+    assert not list(a.glob(".*part*"))
+
+
+def uninterrupted(tmp_path, **sections):
+    """A run of the config that is made here, also in a forked process: the number of threads changes the last bits."""
+    write_config(tmp_path, SOLVER=SOLVER, TEST=TEST, **sections)
+    process = start(tmp_path, "OUTPUT_DIR", str(tmp_path / "whole"))
+    process.join()
+    assert process.exitcode == 0
+    return tmp_path / "whole"
+
+
+KILLS = [3, pytest.param(20, marks=pytest.mark.slow)]
+
+
+@pytest.mark.parametrize("kills", KILLS)
+@pytest.mark.parametrize("workers", [0, 1])
+def test_killed_at_random_moments(tmp_path, kills, workers):
+    whole = uninterrupted(tmp_path, DATALOADER={"NUM_WORKERS": workers}, MODEL={"PAUSE": 0.02})
+    chance, killed, folder = random.Random(0), 0, tmp_path / "run"
+    while killed < kills:
+        process = start(tmp_path, "--resume")
+        time.sleep(chance.uniform(0.05, 1.2))
+        if process.is_alive():
+            os.killpg(process.pid, signal.SIGKILL)
+            killed += 1
+        process.join()
+        if (folder / "model_final.pth").exists():
+            break  # the chances let it through to the end
+    process = start(tmp_path, "--resume")
+    process.join()
+    assert process.exitcode == 0 and killed > 1
+    assert_equal_runs(folder, whole)
+
+
+@pytest.mark.parametrize("kills", KILLS)
+def test_killed_while_a_checkpoint_is_being_written(tmp_path, kills):
+    """With a model of 8 MB, so that writing takes a while."""
+    whole = uninterrupted(tmp_path, MODEL={"CHANNELS": 1400})
+    chance, folder, caught = random.Random(1), tmp_path / "run", 0
+    for _ in range(kills):
+        process = start(tmp_path, "--resume")
+        written = chance.randrange(1, 3)  # which of its checkpoints
+        for _ in range(written):
+            known = newest(folder)
+            if not wait_for(lambda: list(folder.glob(".model_*.part*")), process):
+                break
+            if written > 1:
+                wait_for(lambda known=known: newest(folder) != known, process)
+        time.sleep(chance.uniform(0, 0.01))
+        if process.is_alive():
+            os.killpg(process.pid, signal.SIGKILL)
+            caught += bool(list(folder.glob(".model_*.part*")))
+        process.join()
+        if newest(folder):
+            load_checkpoint(newest(folder))  # whole, whatever happened
+    assert caught, "no write was ever cut"
+    process = start(tmp_path, "--resume")
+    process.join()
+    assert process.exitcode == 0
+    assert_equal_runs(folder, whole)
+
+
+def newest(folder):
+    return newest_checkpoint(folder) if folder.exists() else None
+
+
+@pytest.mark.parametrize("kind", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_saves_and_exits_with_75(tmp_path, kind):
+    """Sent to the whole group, as a scheduler does, and so to the workers of the loader as well."""
+    whole = uninterrupted(tmp_path, DATALOADER={"NUM_WORKERS": 2}, MODEL={"PAUSE": 0.05})
+    folder = tmp_path / "run"
+    process = start(tmp_path)
+    assert wait_for(lambda: newest(folder), process)
+    time.sleep(0.1)
+    os.killpg(process.pid, kind)
+    process.join()
+    assert process.exitcode == EXIT_CODE == 75
+    content = load_checkpoint(newest(folder))
+    assert newest(folder).name == "model_latest.pth" and 5 < content["iteration"] < 39
+    assert f"stopped by {kind.name}" in (folder / "log.txt").read_text()
+    process = start(tmp_path, "--resume")
+    process.join()
+    assert process.exitcode == 0
+    assert_equal_runs(folder, whole)
+
+
+def test_a_signal_during_an_evaluation(tmp_path):
+    whole = uninterrupted(tmp_path, MODEL={"INFERENCE_PAUSE": 0.2})
+    process, folder = start(tmp_path), tmp_path / "run"
+    assert wait_for(lambda: newest(folder) and newest(folder).name == "model_latest.pth", process)
+    asked = time.monotonic()
+    os.killpg(process.pid, signal.SIGTERM)
+    process.join()
+    assert process.exitcode == EXIT_CODE
+    assert time.monotonic() - asked < 1, "it was not to wait for the end of the evaluation"
+    assert not evaluations(folder)
+    process = start(tmp_path, "--resume")
+    process.join()
+    assert_equal_runs(folder, whole)
+
+
+def with_a_full_disk(config, limit):
+    """A run that may write no file larger than `limit` bytes from iteration 10 until its end waits for room."""
+    torch.set_num_threads(1)
+    step, lasting = Trainer.step, []
+
+    def starving(self, iteration, max_iter):
+        if iteration == 10:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+        return step(self, iteration, max_iter)
+
+    def make_room(seconds):
+        lasting.append(load_checkpoint(newest_checkpoint(Path(config.OUTPUT_DIR)))["iteration"])
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+
+    Trainer.step = starving
+    checkpointing.time = type("Clock", (), {"sleep": staticmethod(make_room)})
+    run.train(config)
+    Path(config.OUTPUT_DIR, "lasting").write_text(json.dumps(lasting))
+
+
+def test_a_full_disk_costs_neither_the_run_nor_the_last_good_checkpoint(tmp_path):
+    whole = uninterrupted(tmp_path, MODEL={"CHANNELS": 200})
+    config, folder = load_config(tmp_path / "config.yaml", []), tmp_path / "run"
+    process = mp.get_context("fork").Process(target=with_a_full_disk, args=(config, 100_000))
+    process.start()
+    process.join()
+    assert process.exitcode == 0
+    assert json.loads((folder / "lasting").read_text()) == [8]  # that of before the first evaluation
+    log = (folder / "log.txt").read_text()
+    assert "cannot write the checkpoint model_0000011.pth" in log and "File too large" in log
+    first, second = (load_checkpoint(f / "model_final.pth") for f in (folder, whole))
+    assert identical(first["model"], second["model"]) and evaluations(folder) == evaluations(whole)
+    assert not list(folder.glob(".*part*"))
+
+
+def until_a_signal(number, config, at, resume):
+    """The iterations that this process trained; the main one gets a signal after the one numbered `at`."""
+    step, done = Trainer.step, []
+
+    def signalled(self, iteration, max_iter):
+        result = step(self, iteration, max_iter)
+        done.append((iteration, result.image_ids))
+        if iteration == at and number == 0:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return result
+
+    Trainer.step = signalled
+    try:
+        run.train(config, resume=resume)
+    except Preempted as stop:
+        return done, str(stop)
+    return done, ""
+
+
+def test_two_processes_then_one_then_two(tmp_path):
+    """A signal to one of them stops all after the same step, and each start goes on where the last one ended."""
+    write_config(tmp_path, SOLVER={**SOLVER, "MAX_ITER": 24}, TEST={"EVAL_PERIOD": 0, "EVALUATORS": ["coco"]})
+    config = load_config(tmp_path / "config.yaml", [])
+    parts = [in_processes(count, until_a_signal, config, at, at > 7) for count, at in ((2, 7), (1, 15), (2, 99))]
+    stops = [[stop for _, stop in part] for part in parts]
+    assert stops[0][0].startswith("stopped by SIGTERM after iteration") and "another process" in stops[0][1]
+    assert stops[2] == ["", ""]
+    seen = {}
+    for part in parts:
+        ranges = {tuple(i for i, _ in done) for done, _ in part}
+        assert len(ranges) == 1, "the processes did not stop after the same step"
+        for done, _ in part:
+            for iteration, images in done:
+                seen.setdefault(iteration, []).extend(images)
+    assert list(seen) == list(range(24))
+    alone = tmp_path / "alone"
+    done, _ = in_processes(
+        1, until_a_signal, load_config(tmp_path / "config.yaml", ["OUTPUT_DIR", str(alone)]), 99, False
+    )[0]
+    assert {i: sorted(images) for i, images in seen.items()} == {i: sorted(images) for i, images in done}
+    content = load_checkpoint(tmp_path / "run" / "model_final.pth")
+    assert content["iteration"] == 23 and len(content["rng"]) == 2
+
+
+def children(pid):
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="no /proc to find torchrun's processes in")
+@pytest.mark.parametrize("kills", [1, pytest.param(3, marks=pytest.mark.slow)])
+def test_torchrun_restarts_a_process_that_was_killed(tmp_path, kills):
+    """One of two processes is killed; both start anew, without being told to resume, and end as if nothing had been."""
+    write_config(
+        tmp_path, SOLVER=SOLVER, TEST={**TEST, "EVALUATORS": ["coco"], "BEST_METRIC": "bbox/AP"}, MODEL={"PAUSE": 0.1}
+    )
+    config = load_config(tmp_path / "config.yaml", ["OUTPUT_DIR", str(tmp_path / "whole"), "MODEL.PAUSE=0"])
+    in_processes(2, until_a_signal, config, 99, False)
+    root = Path(__file__).parents[2]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
+    command += ["--max-restarts", str(kills), "-m", "maskrcnn", "train", "--config", str(tmp_path / "config.yaml")]
+    folder, chance = tmp_path / "run", random.Random(0)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)}
+    with (tmp_path / "torchrun.txt").open("w") as output:
+        job = subprocess.Popen(command, cwd=root, env=environment, stdout=output, stderr=output)
+        job.is_alive = lambda: job.poll() is None
+        try:
+            for _ in range(kills):
+                known = newest(folder)
+                assert wait_for(lambda known=known: newest(folder) != known, job, seconds=120)
+                os.kill(children(job.pid)[chance.randrange(2)], signal.SIGKILL)
+            job.wait(timeout=240)
+        finally:
+            job.kill()
+    assert job.returncode == 0, (tmp_path / "torchrun.txt").read_text()
+    assert (folder / "log.txt").read_text().count("resuming from") == kills
+    first, second = (load_checkpoint(f / "model_final.pth") for f in (folder, tmp_path / "whole"))
+    for key in ("model", "ema", "optimizer", "rng"):
+        assert identical(first[key], second[key]), key
