@@ -11,7 +11,7 @@ import socket
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -76,8 +76,11 @@ def process_group(
         yield restarted
         return
     me, world, limit = rank(), world_size(), timedelta(seconds=all_reduce_seconds)
-    meeting = _connect(all_reduce_seconds)
-    attempt, hosts = _meet(meeting, me, world, arrival_seconds)
+    meeting = _connect(arrival_seconds)
+    try:
+        attempt, hosts = _meet(meeting, me, world, arrival_seconds)
+    except dist.DistError as error:
+        raise GroupError(f"rank {me}: the meeting point is gone; rank 0's output says why it ended") from error
     store = dist.PrefixStore(f"attempt/{attempt}", meeting)
     with _failures_named(store, "gloo", hosts, me, all_reduce_seconds):
         dist.init_process_group("gloo", store=dist.PrefixStore("try", store), rank=me, world_size=world, timeout=limit)
@@ -97,15 +100,21 @@ def process_group(
 
 
 def _connect(seconds: float) -> dist.Store:
+    """The store in which processes leave words for each other: torchrun's own, else one that rank 0 keeps."""
+    host, port = os.environ.get("MASTER_ADDR", ""), os.environ.get("MASTER_PORT", "0")
+    keeps = rank() == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
     try:
-        store, _, _ = next(dist.rendezvous("env://", timeout=timedelta(seconds=seconds)))
+        return dist.TCPStore(
+            *(host, int(port), world_size(), keeps),
+            timeout=timedelta(seconds=seconds),
+            wait_for_workers=False,
+            multi_tenant=True,
+        )
     except (dist.DistError, ValueError) as error:
-        where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
         raise GroupError(
-            f"rank {rank()} on {socket.gethostname()} cannot reach the meeting point {where} that torchrun gave it "
-            f"({_first_line(error)}); does a firewall stand between the machines, or does the name mean another one?"
+            f"rank {rank()} on {socket.gethostname()} cannot reach the meeting point {host}:{port} that torchrun gave "
+            f"it ({_first_line(error)}); does a firewall stand between the machines, or does the name mean another one?"
         ) from error
-    return store
 
 
 def _meet(store: dist.Store, me: int, world: int, seconds: float) -> tuple[int, list[str]]:
@@ -144,12 +153,7 @@ def _failures_named(store: dist.Store, backend: str, hosts: list[str], me: int, 
         yield
         store.set(f"{backend}/{me}", "passed")
     except (RuntimeError, ValueError) as error:
-        store.set(f"{backend}/{me}", "failed")
-        time.sleep(2)  # for the others, which may succeed, or fail, a moment later
-        answers: dict[bytes, dict[int, str]] = {b"passed": {}, b"failed": {}, b"": {}}
-        for r, host in enumerate(hosts):
-            key = f"{backend}/{r}"
-            answers[store.get(key) if store.check([key]) else b""][r] = host
+        answers = _answers(store, backend, hosts, me)
         told = {"without an answer": b"", "failed": b"failed", "succeeded": b"passed"}
         raise GroupError(
             f"rank {me} on {hosts[me]}: the first all-reduce by {backend} did not succeed within {seconds:g} s "
@@ -158,6 +162,18 @@ def _failures_named(store: dist.Store, backend: str, hosts: list[str], me: int, 
             + ". Most often the machines reach each other by one network interface only: name it in "
             "GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME"
         ) from error
+
+
+def _answers(store: dist.Store, backend: str, hosts: list[str], me: int) -> dict[bytes, dict[int, str]]:
+    """Ranks and hosts of whom the all-reduce succeeded, failed, or said nothing."""
+    answers: dict[bytes, dict[int, str]] = {b"passed": {}, b"failed": {}, b"": {}}
+    with suppress(dist.DistError):  # the store went with rank 0
+        store.set(f"{backend}/{me}", "failed")
+        time.sleep(2 if me else 4)  # for the others, which may succeed, or fail, a moment later, and then ask the store
+        for r, host in enumerate(hosts):
+            key = f"{backend}/{r}"
+            answers[store.get(key) if store.check([key]) else b""][r] = host
+    return answers
 
 
 def _try_all_reduce(device: torch.device, limit: timedelta) -> None:
