@@ -17,6 +17,7 @@ import statistics
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -93,8 +94,11 @@ def pasted(detections: Detections) -> Tensor:
     return paste_masks(detections.masks, detections.boxes, detections.size)
 
 
-def matched(ours: Detections, peer: Detections, min_iou: float = 0.9) -> float:
-    """The share of the peer's detections that ours has too: of the same class, with at least this IoU."""
+def matched(ours: Any, peer: Any, min_iou: float = 0.9) -> float:
+    """The share of the peer's detections that ours has too: of the same class, with at least this IoU.
+
+    Both have `boxes` and `labels`.
+    """
     same = ours.labels[:, None] == peer.labels
     return float(((pairwise_iou(ours.boxes, peer.boxes) >= min_iou) & same).any(dim=0).float().mean())
 
@@ -115,7 +119,7 @@ def inference(precisions: Sequence[str], compiled: bool, rounds: int) -> None:
         with autocast(precision):
             return model([sample])[0]
 
-    def peer_detects(model: nn.Module, precision: str) -> object:
+    def peer_detects(model: nn.Module, precision: str) -> list[dict[str, Tensor]]:
         with autocast(precision):
             return model([image / 255])
 
@@ -126,7 +130,9 @@ def inference(precisions: Sequence[str], compiled: bool, rounds: int) -> None:
         for precision in precisions:
             if precision != "fp32":
                 share = matched(detect(ours[precision], precision), exact)
-                print(f"inference, {precision}: {100 * share:.0f}% of the detections matched at IoU 0.9")
+                print(f"inference, {precision}: {100 * share:.0f}% of the detections matched at IoU 0.9", end="; ")
+                theirs, their_exact = (SimpleNamespace(**peer_detects(plain, p)[0]) for p in (precision, "fp32"))
+                print(f"plain means: {100 * matched(theirs, their_exact):.0f}% of their own")
             contenders[f"plain means, {precision}"] = partial(peer_detects, plain, precision)
             contenders[f"ours, {precision}"] = lambda p=precision: pasted(detect(ours[p], p))
             if compiled:

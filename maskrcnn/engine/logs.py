@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from maskrcnn.distributed import is_main_process
+from maskrcnn.distributed import is_main_process, rank
 
 METRICS_LOGGER = "maskrcnn.metrics"  # the lines that a progress bar stands for
 
@@ -37,18 +37,22 @@ def on_terminal() -> bool:
 def logging_to(folder: Path) -> Iterator[None]:
     """Within the context, what the package logs goes to the terminal and to the folder's log.txt, line by line.
 
-    An exception that leaves the context is written into the file with its traceback; so is an interruption.
+    An exception that leaves the context is written into the file with its traceback; so is an interruption. Of several
+    processes the main one logs; another one's failure is in a log_rank3.txt.
     """
-    if not is_main_process():
-        yield
-        return
-    console: logging.Handler = ConsoleHandler()
-    console.setFormatter(logging.Formatter("[%(asctime)s] %(message)s", datefmt="%H:%M:%S"))
-    if on_terminal():
-        console.addFilter(lambda record: record.name != METRICS_LOGGER)
-    file = logging.FileHandler(folder / "log.txt", encoding="utf-8")
+    if is_main_process():
+        console: logging.Handler = ConsoleHandler()
+        console.setFormatter(logging.Formatter("[%(asctime)s] %(message)s", datefmt="%H:%M:%S"))
+        if on_terminal():
+            console.addFilter(lambda record: record.name != METRICS_LOGGER)
+        file = logging.FileHandler(folder / "log.txt", encoding="utf-8")
+        handlers: tuple[logging.Handler, ...] = (console, file)
+    else:
+        file = logging.FileHandler(folder / f"log_rank{rank()}.txt", encoding="utf-8", delay=True)
+        file.setLevel(logging.ERROR)
+        handlers = (file,)
     file.setFormatter(logging.Formatter("[%(asctime)s] %(levelname)s %(name)s: %(message)s"))
-    handlers, level, propagate = (console, file), logger.level, logger.propagate
+    level, propagate = logger.level, logger.propagate
     for handler in handlers:
         logger.addHandler(handler)
     logger.setLevel(logging.INFO)
@@ -56,7 +60,8 @@ def logging_to(folder: Path) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        logger.removeHandler(console)  # whoever catches the error shows it there
+        if is_main_process():
+            logger.removeHandler(console)  # whoever catches the error shows it there
         logger.error("stopped by %s", type(error).__name__, exc_info=error)
         raise
     finally:

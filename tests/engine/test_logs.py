@@ -27,6 +27,18 @@ def test_what_stopped_the_run_stands_in_the_file(tmp_path, capsys, error):
     assert "Traceback" not in capsys.readouterr().out
 
 
+def test_another_process_than_the_main_one_leaves_its_failure(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("RANK", "3")
+    with logging_to(tmp_path):
+        logging.getLogger("maskrcnn").info("nobody needs this twice")
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(RuntimeError), logging_to(tmp_path):
+        raise RuntimeError("out of luck")
+    (file,) = tmp_path.iterdir()
+    assert file.name == "log_rank3.txt" and "out of luck" in file.read_text() and "Traceback" in file.read_text()
+    assert capsys.readouterr().out == ""
+
+
 def test_a_second_run_appends(tmp_path):
     for word in ("one", "two"):
         with logging_to(tmp_path):
