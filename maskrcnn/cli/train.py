@@ -39,25 +39,16 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--print-config", action="store_true", help="print each value and where it comes from, and stop")
     p.add_argument("--device", metavar="NAME", help="auto, cpu, cuda, cuda:1; the same as MODEL.DEVICE")
-    p.add_argument("--num-gpus", type=int, default=1, metavar="N", help="more than 1: prints how torchrun does that")
     p.add_argument("overrides", nargs="*", metavar="KEY VALUE", help="config values, also as KEY=VALUE")
     return p
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     p = parser()
-    arguments = with_number(list(sys.argv[1:] if argv is None else argv))
-    args = p.parse_intermixed_args(arguments)  # intermixed: a flag after the overrides counts
+    arguments = without_launch_flags(list(sys.argv[1:] if argv is None else argv))
+    args = p.parse_intermixed_args(with_number(arguments))  # intermixed: a flag after the overrides counts
     if args.profile and args.eval_only:
         p.error("--profile is of training, which --eval-only leaves out")
-    if args.num_gpus > 1:
-        given = [word for word in arguments if word != "train"]
-        at = next(i for i, word in enumerate(given) if word.startswith("--num-gpus"))
-        del given[at : at + (1 if "=" in given[at] else 2)]
-        raise RunError(
-            f"several GPUs are several processes, which torchrun starts:\n  torchrun --standalone --nproc-per-node "
-            f"{args.num_gpus} -m maskrcnn train {shlex.join(given)}"
-        )
     device = ["MODEL.DEVICE", args.device] if args.device else []
     cfg, origins = trace_config(args.config, [*args.overrides, *device])
     if args.print_config:
@@ -72,6 +63,29 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"maskrcnn train: {stop}", file=sys.stderr)
             return EXIT_CODE
     return 0
+
+
+def without_launch_flags(arguments: list[str]) -> list[str]:
+    """The arguments without those by which other libraries start several processes.
+
+    Raises:
+        RunError: they ask for several; it has the line for torchrun.
+    """
+    launch = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    launch.add_argument("--num-gpus", type=int, default=1)
+    launch.add_argument("--num-machines", type=int, default=1)
+    for flag in ("--machine-rank", "--dist-url", "--launcher", "--local-rank", "--local_rank"):
+        launch.add_argument(flag)
+    asked, rest = launch.parse_known_args(arguments)
+    if asked == launch.parse_args([]) or (asked.num_gpus == asked.num_machines == 1 and asked.launcher == "none"):
+        return rest
+    machines = f"--nnodes {asked.num_machines} --rdzv-backend c10d --rdzv-endpoint FIRST_MACHINE:29500"
+    where = "--standalone" if asked.num_machines == 1 else machines
+    each = "" if asked.num_machines == 1 else ", with this line on each machine"
+    raise RunError(
+        f"several GPUs are several processes, which torchrun starts{each}:\n  torchrun {where} --nproc-per-node "
+        f"{asked.num_gpus if asked.num_gpus > 1 else 'GPUS'} -m maskrcnn train {shlex.join(rest)}"
+    )
 
 
 def with_number(arguments: list[str]) -> list[str]:

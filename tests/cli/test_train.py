@@ -138,7 +138,15 @@ def test_bad_data(config, tmp_path, capsys, case, workers):
         (["MODEL.NUM_CLASSES=80"], ["MODEL.NUM_CLASSES is 80", "annotations.json defines 3 classes"]),
         (["MODEL.DEVICE=gpu"], ["MODEL.DEVICE is 'gpu'"]),
         (["--device", "cuda:99"], ["cuda:99"]),
-        (["--num-gpus", "4"], ["torchrun --standalone --nproc-per-node 4 -m maskrcnn train --config"]),
+        (
+            ["--num-gpus", "4", "SOLVER.GAMMA=1"],
+            ["torchrun --standalone --nproc-per-node 4 -m maskrcnn train --config", "config.yaml SOLVER.GAMMA=1"],
+        ),
+        (
+            ["--num-gpus=8", "--num-machines", "2", "--machine-rank", "1", "--dist-url", "tcp://a:1"],
+            ["torchrun --nnodes 2 --rdzv-backend c10d --rdzv-endpoint FIRST_MACHINE:29500 --nproc-per-node 8 -m"],
+        ),
+        (["--launcher", "pytorch"], ["torchrun --standalone --nproc-per-node GPUS -m maskrcnn train"]),
         (["SOLVER.AMP=fp16"], ["SOLVER.AMP is fp16"]),
         (["MODEL.WEIGHTS", "nowhere.pth"], ["no weights file nowhere.pth"]),
         (["DATASETS.TRAIN=[shapse_train]"], ["shapse_train", "shapes_train"]),
