@@ -49,6 +49,12 @@ def world_size() -> int:
     return dist.get_world_size() if _initialised() else int(os.environ.get("WORLD_SIZE", 1))
 
 
+def job() -> str:
+    """What processes that torchrun starts in the place of dead ones have in common with those; "" without torchrun."""
+    name = os.environ.get("TORCHELASTIC_RUN_ID", "")
+    return name if name != "none" else f"{socket.gethostname()} {os.getppid()}"
+
+
 def is_main_process() -> bool:
     """The one process that writes files and prints."""
     return rank() == 0
@@ -70,7 +76,7 @@ def process_group(
     Raises:
         GroupError: some process did not arrive, or the all-reduce failed.
     """
-    # torchrun's own count is that of this machine alone: where the others did not fail, it stays 0
+    # torchrun's own count is that of this machine alone: where no process died, it stays 0
     restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
     if world_size() == 1 or _initialised():
         yield restarted
@@ -94,7 +100,7 @@ def process_group(
         if device.type == "cuda":
             with _failures_named(store, "NCCL", hosts, me, all_reduce_seconds):
                 _try_all_reduce(device, limit)
-        yield restarted or attempt > 1
+        yield any(all_gather_object(restarted or attempt > 1))
     finally:
         dist.destroy_process_group()
 
@@ -138,6 +144,7 @@ def _meet(store: dist.Store, me: int, world: int, seconds: float) -> tuple[int, 
             if len(words) == world and words[me] == word:
                 return attempt, [each.split()[0] for each in words]
         if time.monotonic() > deadline:
+            missing = missing or [0]  # who would have to say that all are there
             there = {r: store.get(f"{attempt}/word/{r}").decode().split()[0] for r in range(world) if r not in missing}
             raise GroupError(
                 f"of {world} processes, rank {', '.join(map(str, missing))} did not arrive within {seconds:g} s; "
@@ -236,7 +243,7 @@ def gather_bytes_to_main(blocks: Sequence[bytes], *, at_once: int = 2**22) -> li
     """The blocks of every process, in the order of the ranks, in the main process; in the others none.
 
     They travel in turns of about `at_once` bytes of each process (a larger block has a turn of its own), which is what
-    it takes of memory beside the blocks themselves: on the GPU, where the processes talk over NCCL.
+    it takes of memory beside the blocks themselves.
 
     Raises:
         RuntimeError: as `all_gather_object`.

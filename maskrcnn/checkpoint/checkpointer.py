@@ -12,7 +12,7 @@ from maskrcnn.atomic import WholeFile
 from maskrcnn.checkpoint.files import CheckpointError, save_checkpoint, write_atomically
 
 POINTER = "last_checkpoint"
-NUMBERED = re.compile(r"model_\d{7,}\.pth")
+NUMBERED = re.compile(r"model_(\d{7,})\.pth")
 
 
 class Checkpointer:
@@ -43,11 +43,16 @@ class Checkpointer:
         path = self.folder / name
         save_checkpoint(path, {**state, "iteration": iteration, **self.facts})
         write_atomically(self.folder / POINTER, name.encode())
-        numbered = sorted(p for p in self.folder.glob("model_*.pth") if NUMBERED.fullmatch(p.name))
-        old = numbered[: -self.keep] if self.keep else []
-        for other in [*old, *([self.folder / self.LATEST] if name != self.LATEST else [])]:
+        for other in self._superseded(iteration, name):
             other.unlink(missing_ok=True)
         return path
+
+    def _superseded(self, iteration: int, newest: str) -> list[Path]:
+        """What the newest checkpoint makes superfluous. Files of later iterations are of a run that was taken back."""
+        numbers = {p: int(found[1]) for p in self.folder.glob("model_*.pth") if (found := NUMBERED.fullmatch(p.name))}
+        known = sorted((p for p, number in numbers.items() if number <= iteration), key=lambda p: numbers[p])
+        old = known[: -self.keep] if self.keep else []
+        return [*old, *([self.folder / self.LATEST] if newest != self.LATEST else [])]
 
     def keep_best(self) -> None:
         """The newest checkpoint is the best one, too: model_best.pth, which costs no space where links are possible.

@@ -84,6 +84,7 @@ def job_parameters(args: argparse.Namespace) -> dict[str, Any]:
         "cpus_per_task": args.cpus_per_gpu,
         "timeout_min": args.time,
         "slurm_signal_delay_s": TIME_TO_SAVE,
+        "slurm_srun_args": ["--kill-on-bad-exit=1"],  # else the others would wait for one that died
         **{f"slurm_{option}": value for option, value in own.items() if value},
     }
 

@@ -15,7 +15,7 @@ def evaluations(path: Path, *, before: int) -> dict[int, dict[str, float]]:
     A metric without a value (`null`) is NaN. A line that a power cut left unfinished is left out.
     """
     found: dict[int, dict[str, float]] = {}
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []:
         try:
             values: dict[str, Any] = json.loads(line)
             iteration = int(values.pop("iteration"))

@@ -109,7 +109,7 @@ def build_parts(cfg: CfgNode, device: torch.device, precision: Precision, checkp
         passes=cfg.SOLVER.ACCUMULATE,
     )
     state = TrainingState(model, optimizer, scaler, ema)
-    skipped = checkpoint["skipped"] if checkpoint else 0
+    skipped = checkpoint.get("skipped", 0) if checkpoint else 0
     finished = checkpoint is not None and Path(checkpoint["source"]).name == Checkpointer.FINAL
     return Parts(cfg, start, train_set, test_sets, test_mapper, state, batches, skipped, finished)
 
@@ -118,13 +118,12 @@ def parallel(model: Model, device: torch.device) -> nn.Module:
     """The model as the training loop calls it: of several processes, each has it in DistributedDataParallel.
 
     Every trained parameter gets a gradient in every step, also from a batch without objects, so that nothing has to
-    look for unused ones. Buffers are sent along only if there are running statistics that a process keeps for itself.
+    look for unused ones. The trainer takes care of running statistics; other buffers are alike from the start.
     """
     if world_size() == 1:
         return model
-    own_statistics = any(type(m) is nn.BatchNorm2d for m in model.modules())
     renamed = "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters  # torch 2.14
-    options: dict[str, Any] = {"forward_sync_buffers" if renamed else "broadcast_buffers": own_statistics}
+    options: dict[str, Any] = {"forward_sync_buffers" if renamed else "broadcast_buffers": False}
     devices = [device.index] if device.type == "cuda" else None
     return DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=True, **options)
 
@@ -162,9 +161,14 @@ def build_hooks(
         skipped=parts.skipped,
         loss_scale=state.scaler.get_scale if state.scaler.is_enabled() else None,
     )
+
+    def everything() -> dict[str, Any]:
+        guard.check()
+        return {**state.save(), "skipped": guard.skipped}
+
     checkpointing = Checkpointing(
         Checkpointer(folder, facts, keep=cfg.SOLVER.CHECKPOINTS_KEPT),
-        lambda: {**state.save(), "skipped": guard.skipped},
+        everything,
         period=cfg.SOLVER.CHECKPOINT_PERIOD,
         eval_period=cfg.TEST.EVAL_PERIOD if evaluation.wanted else 0,
         saved=parts.start - 1,
@@ -173,13 +177,14 @@ def build_hooks(
     hooks: list[Hook] = [guard]
     if state.ema:
         hooks.append(Averaging(state.ema))
-    workers = cfg.DATALOADER.NUM_WORKERS
-    logging_ = Logging(outputs, batch_size=cfg.SOLVER.IMS_PER_BATCH, num_workers=workers, device=device)
-    hooks += [checkpointing, logging_]
+    hooks.append(checkpointing)
     hooks.append(Preemption(request, checkpointing.save_latest))
     if metric := cfg.TEST.BEST_METRIC:
         history = [(iteration, results[metric]) for iteration, results in past.items() if metric in results]
         hooks.append(KeepBest(metric, checkpointing.keep_best, patience=cfg.TEST.PATIENCE, history=history))
+    # after it: an evaluation in metrics.json is one that needs no repeating if the run is killed
+    workers = cfg.DATALOADER.NUM_WORKERS
+    hooks.append(Logging(outputs, batch_size=cfg.SOLVER.IMS_PER_BATCH, num_workers=workers, device=device))
     if outputs:
         hooks.append(Pictures(outputs, evaluation.pictures))
     if profile and is_main_process():

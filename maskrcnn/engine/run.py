@@ -16,6 +16,7 @@ from yacs.config import CfgNode
 from maskrcnn import env
 from maskrcnn.atomic import WholeFile
 from maskrcnn.checkpoint import (
+    Checkpointer,
     CheckpointError,
     load_checkpoint,
     merge,
@@ -25,9 +26,9 @@ from maskrcnn.checkpoint import (
 )
 from maskrcnn.config import dump
 from maskrcnn.distributed import (
-    all_gather_object,
     from_main,
     is_main_process,
+    job,
     local_rank,
     process_group,
     world_size,
@@ -43,8 +44,10 @@ from maskrcnn.engine.parts import build_hooks, build_parts, parallel
 from maskrcnn.engine.precision import choose_precision
 from maskrcnn.engine.solver import build_schedule
 from maskrcnn.engine.state import check_resumable, load_weights
-from maskrcnn.engine.trainer import Trainer, is_due
+from maskrcnn.engine.trainer import Trainer
 from maskrcnn.modeling import build_model
+
+CLAIM_FILE = ".job"  # which torchrun job has a folder for its own
 
 logger = logging.getLogger(__name__)
 
@@ -77,8 +80,9 @@ def train(cfg: CfgNode, *, resume: bool = False, profile: int = 0) -> dict[str, 
         test_precision = choose_precision("TEST.AMP", cfg.TEST.AMP, device)
     request = StopRequest()
     with ExitStack() as stack:
-        resume |= stack.enter_context(process_group(device))
-        from_main(lambda: _claim(folder, resume=resume))
+        restarted = stack.enter_context(process_group(device))
+        from_main(lambda: _claim(folder, resume=resume, restarted=restarted))
+        resume |= restarted
         stack.enter_context(logs.logging_to(folder))
         stack.enter_context(request.listening())
         with checks.at_the_door():
@@ -101,7 +105,7 @@ def train(cfg: CfgNode, *, resume: bool = False, profile: int = 0) -> dict[str, 
                 parts.state.restore(checkpoint, checkpoint["source"])
         if is_main_process():
             write_atomically(folder / "config.yaml", dump(cfg).encode())
-        past = all_gather_object(evaluations(folder / METRICS_FILE, before=parts.start))[0]
+        past = from_main(lambda: evaluations(folder / METRICS_FILE, before=parts.start))
         trainer = Trainer(
             parallel(parts.model, device),
             parts.batches,
@@ -117,8 +121,7 @@ def train(cfg: CfgNode, *, resume: bool = False, profile: int = 0) -> dict[str, 
         )
         left = max(cfg.SOLVER.MAX_ITER - parts.start, 0)
         logger.info("training from iteration %d: %d left of %d", parts.start, left, cfg.SOLVER.MAX_ITER)
-        unfinished = is_due(parts.start - 1, cfg.TEST.EVAL_PERIOD) and parts.start - 1 not in past
-        results = trainer.train(parts.start, cfg.SOLVER.MAX_ITER, evaluate_first=parts.start > 0 and unfinished)
+        results = trainer.train(parts.start, cfg.SOLVER.MAX_ITER, known=past.get(parts.start - 1))
         logger.info("done; the run is in %s", folder)
         return results
 
@@ -167,12 +170,17 @@ def test(cfg: CfgNode, *, weights: Sequence[str] = ()) -> dict[str, float]:
         return evaluation()
 
 
-def _claim(folder: Path, *, resume: bool) -> None:
-    """Make the run's folder; one that holds a run is for going on with it."""
-    if not resume:
+def _claim(folder: Path, *, resume: bool, restarted: bool) -> None:
+    """Make the run's folder. One that holds a run is for going on with it, by who asks for it or had begun it."""
+    claim = folder / CLAIM_FILE
+    if not resume and not (restarted and claim.exists() and claim.read_text() == job()):
         checks.check_unused(folder)
     checks.make_folder(folder)
     WholeFile.remove_parts(folder)
+    if (newest := newest_checkpoint(folder)) and newest.name != Checkpointer.LATEST:
+        (folder / Checkpointer.LATEST).unlink(missing_ok=True)  # a kill came between a newer one and this
+    if name := job():
+        write_atomically(claim, name.encode())
 
 
 def _pick_device(cfg: CfgNode) -> torch.device:

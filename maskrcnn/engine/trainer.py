@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch.profiler import record_function
 
 from maskrcnn.engine.memory import naming_what_fills_the_memory
 from maskrcnn.engine.precision import Precision
+from maskrcnn.engine.statistics import RunningStatistics
 
 
 @dataclass(frozen=True)
@@ -71,9 +72,9 @@ class Hook:
 class Trainer:
     """Runs the steps from one iteration to another; everything beside the steps themselves is a hook's job.
 
-    A step whose loss or gradient is not finite does not touch the weights, nor the optimizer's state. That is decided
-    on the device, so that the host need not wait: the optimizer skips by a flag, which is the same in all processes,
-    since a loss that is not finite is passed on as gradients that are not.
+    A step whose loss or gradient is not finite touches neither weights, nor statistics of norms, nor the state of the
+    optimizer. That is decided on the device, so that the host need not wait: the optimizer skips by a flag, which is
+    the same in all processes, since a loss that is not finite is passed on as gradients that are not.
 
     Args:
         model: `model(batch)` gives losses; those whose name starts with "loss_" are summed and minimised. Several
@@ -106,20 +107,22 @@ class Trainer:
         self.hooks, self.precision, self.scaler, self.clip_gradients = hooks, precision, scaler, clip_gradients
         self.accumulate, self.evaluate, self.eval_period = accumulate, evaluate, eval_period
         self.trained = [p for group in optimizer.param_groups for p in group["params"]]
+        self.statistics = RunningStatistics(model)
 
-    def train(self, start: int, max_iter: int, *, evaluate_first: bool = False) -> dict[str, float]:
+    def train(self, start: int, max_iter: int, *, known: Mapping[str, float] | None = None) -> dict[str, float]:
         """Run iterations `start` to `max_iter` - 1; the last evaluation's metrics, empty without one.
 
-        When nothing is left to train, the model is evaluated once: the run may have been stopped just before that.
-
         Args:
-            evaluate_first: catch up on the evaluation after iteration `start` - 1.
+            known: the metrics after iteration `start` - 1, if they were evaluated. If not, and an evaluation was due
+                there, or nothing is left to train, it is made up for: the run was stopped just before.
         """
-        results: dict[str, float] = {}
+        results = dict(known or {})
         self.model.train()
-        try:
+        with ExitStack() as stack:
+            for hook in reversed(self.hooks):
+                stack.callback(hook.close)  # each, whatever the others raise
             last = start - 1
-            if evaluate_first or start >= max_iter:
+            if known is None and (start >= max_iter or (start > 0 and is_due(last, self.eval_period))):
                 results = self.evaluation_after(last)
             while last + 1 < max_iter and not any(hook.stop for hook in self.hooks):
                 last += 1
@@ -130,9 +133,6 @@ class Trainer:
                     results = self.evaluation_after(last)
             for hook in self.hooks:
                 hook.after_training(last)
-        finally:
-            for hook in self.hooks:
-                hook.close()
         return results
 
     def evaluation_after(self, iteration: int) -> dict[str, float]:
@@ -150,6 +150,7 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group.get("lr_factor", 1.0)
         self.optimizer.zero_grad()
+        self.statistics.keep()
         passes: list[dict[str, Tensor]] = []
         samples: list[Any] = []
         data_time = 0.0
@@ -161,9 +162,12 @@ class Trainer:
             samples += batch
             with naming_what_fills_the_memory(batch), self._gradients_kept_here(until_last=i + 1 < self.accumulate):
                 passes.append(self._forward_backward(batch))
-        with record_function("optimizer"):
+        with record_function("optimizer"), naming_what_fills_the_memory(samples):
             finite, norms = self._update()
-        losses = {name: torch.stack([found[name] for found in passes]).mean() for name in passes[0]}
+            self.statistics.settle(finite)
+        losses = passes[0]
+        if len(passes) > 1:
+            losses = {name: torch.stack([found[name] for found in passes]).mean() for name in losses}
         return Step(
             iteration=iteration,
             max_iter=max_iter,
@@ -196,7 +200,7 @@ class Trainer:
     def _update(self) -> tuple[Tensor, Tensor]:
         """Apply the gradients if they are finite: whether they are, and their norms (P,)."""
         self.scaler.unscale_(self.optimizer)
-        gradients = [p.grad for p in self.trained if p.grad is not None]
+        gradients = [p.new_zeros(()) if p.grad is None else p.grad for p in self.trained]
         norms = torch.stack(torch._foreach_norm(gradients))
         total = torch.linalg.vector_norm(norms.float())
         finite = torch.isfinite(total)

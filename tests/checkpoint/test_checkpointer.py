@@ -43,6 +43,17 @@ def test_the_newest_are_kept_and_what_has_a_name(tmp_path):
     assert "model_latest.pth" not in names(tmp_path)
 
 
+def test_a_run_that_was_taken_back_keeps_what_it_saves(tmp_path):
+    """The user wrote an older name into last_checkpoint: files of later iterations are none of the newest."""
+    checkpointer = Checkpointer(tmp_path, {}, keep=1)
+    for i in (29, 39, 10_000_000):
+        Checkpointer(tmp_path, {}).save(i, {"model": {}}, f"model_{i:07d}.pth")
+    checkpointer.save(29, {"model": {}}, "model_0000029.pth")
+    assert newest_checkpoint(tmp_path).name == "model_0000029.pth"
+    checkpointer.save(10_000_001, {"model": {}}, "model_10000001.pth")  # eight digits come after seven
+    assert names(tmp_path) == ["last_checkpoint", "model_10000001.pth"]
+
+
 def test_the_best_is_copied_where_links_are_impossible(tmp_path, monkeypatch):
     def refuse(*_):
         raise PermissionError("no links on this file system")

@@ -5,9 +5,9 @@ import pytest
 from maskrcnn.engine.hooks import KeepBest
 
 
-def run(values, metric="segm/AP", **options):
+def run(values, metric="segm/AP", failing=(), **options):
     kept = []
-    hook = KeepBest(metric, kept.append, **options)
+    hook = KeepBest(metric, lambda iteration: kept.append(iteration) or iteration not in failing, **options)
     for i, value in enumerate(values):
         hook.after_evaluation(10 * i, {metric: value, "other": 5.0})
     return hook, kept
@@ -32,3 +32,9 @@ def test_a_run_that_goes_on_remembers():
     hook, kept = run([6.5], patience=2, history=history)
     assert kept == [] and hook.stop and hook.best == (10, 7.0)
     assert run([7.5], patience=2, history=history)[1] == [0]
+
+
+def test_one_that_could_not_be_kept_does_not_stand_in_the_way_of_the_next():
+    hook, tried = run([1.0, 5.0, 4.0, 0.5, 4.5, 4.2], failing=(10,), patience=4)
+    assert tried == [0, 10, 20, 40]
+    assert hook.best == (10, 5.0) and hook.stop  # what counts for an end is what was reached

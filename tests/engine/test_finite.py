@@ -58,11 +58,13 @@ def test_some_steps_may_be_left_out(caplog):
 def test_fp16_may_overflow_while_its_scale_is_looked_for():
     scale = [1024.0]
     one = guard(loss_scale=lambda: scale[0])
-    one.after_step(bad(0))
+    one.after_step(bad(0, total=2.0))
     assert one.skipped == 0
-    scale[0] = 0.5
-    with pytest.raises(NonFiniteLoss):
+    with pytest.raises(NonFiniteLoss):  # no scale makes a loss NaN
         one.after_step(bad(1))
+    scale[0] = 0.5
+    with pytest.raises(NonFiniteLoss, match="the loss is finite, but not the gradient"):
+        one.after_step(bad(2, total=2.0))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")

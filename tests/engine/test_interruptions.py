@@ -14,12 +14,13 @@ from pathlib import Path
 import pytest
 import torch
 from processes import in_processes
-from tiny_model import write_config
+from tiny_model import TinyModel, write_config
 
 from maskrcnn import cli
-from maskrcnn.checkpoint import load_checkpoint, newest_checkpoint
+from maskrcnn.checkpoint import Checkpointer, load_checkpoint, newest_checkpoint
 from maskrcnn.config import load_config
 from maskrcnn.engine import history, run
+from maskrcnn.engine.checks import RunError
 from maskrcnn.engine.hooks import checkpointing
 from maskrcnn.engine.hooks.preemption import EXIT_CODE, Preempted
 from maskrcnn.engine.trainer import Trainer
@@ -179,6 +180,50 @@ def test_a_signal_during_an_evaluation(tmp_path):
     assert_equal_runs(folder, whole)
 
 
+def signalled_in_an_evaluation(number, config, only):
+    """What the run raised; a signal comes while the first image is being evaluated, to all or to one process."""
+    inference = TinyModel.inference
+
+    def asked(self, batch):
+        if only in (None, number):
+            os.kill(os.getpid(), signal.SIGTERM)
+        return inference(self, batch)
+
+    TinyModel.inference = asked
+    run.train(config)
+
+
+@pytest.mark.parametrize("only", [None, 0, 1])
+def test_a_signal_during_an_evaluation_of_two_processes(tmp_path, only):
+    write_config(tmp_path, SOLVER=SOLVER, TEST={"EVAL_PERIOD": 9, "EVALUATORS": ["coco"]})
+    config = load_config(tmp_path / "config.yaml", [])
+    errors = in_processes(2, signalled_in_an_evaluation, config, only)
+    assert [type(error) for error in errors] == [Preempted] * 2, errors
+    assert "during an evaluation" in str(errors[0])
+    assert load_checkpoint(newest(tmp_path / "run"))["iteration"] == 8
+
+
+def killed_while_it_keeps_the_best(config):
+    torch.set_num_threads(1)
+    Checkpointer.keep_best = lambda self: os.kill(os.getpid(), signal.SIGKILL)
+    run.train(config)
+
+
+def test_killed_between_an_evaluation_and_its_checkpoint(tmp_path):
+    """What stands in metrics.json is not evaluated again: the best checkpoint must be there by then."""
+    whole, folder = uninterrupted(tmp_path), tmp_path / "run"
+    process = mp.get_context("fork").Process(
+        target=killed_while_it_keeps_the_best, args=(load_config(tmp_path / "config.yaml", []),)
+    )
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL and not (folder / "model_best.pth").exists()
+    process = start(tmp_path, "--resume")
+    process.join()
+    assert process.exitcode == 0
+    assert_equal_runs(folder, whole)
+
+
 def with_a_full_disk(config, limit):
     """A run that may write no file larger than `limit` bytes from iteration 10 until its end waits for room."""
     torch.set_num_threads(1)
@@ -256,6 +301,20 @@ def test_two_processes_then_one_then_two(tmp_path):
     assert {i: sorted(images) for i, images in seen.items()} == {i: sorted(images) for i, images in done}
     content = load_checkpoint(tmp_path / "run" / "model_final.pth")
     assert content["iteration"] == 23 and len(content["rng"]) == 2
+
+
+def test_a_restart_does_not_go_on_with_a_run_of_somebody_else(tmp_path, monkeypatch):
+    write_config(tmp_path, SOLVER={**SOLVER, "MAX_ITER": 4}, TEST={"EVAL_PERIOD": 0})
+    config = load_config(tmp_path / "config.yaml", [])
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "theirs")
+    run.train(config)
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "ours")
+    for count in ("0", "1"):
+        monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", count)
+        with pytest.raises(RunError, match="holds another run"):
+            run.train(config)
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "theirs")
+    run.train(config)  # a restart of the job that it belongs to
 
 
 def children(pid):

@@ -159,20 +159,34 @@ def test_exchanges():
     assert mean_over_ranks(torch.ones(2)).tolist() == [1, 1] and any_rank(True)() and not any_rank(False)()
 
 
-def wrapped(number, norm):
-    class Norms(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.conv, self.norm = torch.nn.Conv2d(1, 2, 1), norm
+class Normed(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.norm, self.w = torch.nn.BatchNorm1d(1), torch.nn.Parameter(torch.ones(1))
 
-    model = parallel(Norms(), torch.device("cpu"))
-    assert type(model) is DistributedDataParallel
-    return model.will_sync_module_buffers()
+    def forward(self, batch):
+        return {"loss_norm": (self.norm(torch.tensor(batch)[:, None]) * self.w).square().mean()}
 
 
-def test_only_statistics_that_a_process_keeps_for_itself_are_sent_along():
-    assert in_processes(2, wrapped, torch.nn.BatchNorm2d(2)) == [True] * 2
-    assert in_processes(2, wrapped, torch.nn.GroupNorm(1, 2)) == [False] * 2
+def statistics(number):
+    cfg = {"WEIGHT_DECAY": 0, "WEIGHT_DECAY_NORM": 0, "LR_FACTORS": (), "OPTIMIZER": "SGD", "BASE_LR": 0.1}
+    model = Normed()
+    optimizer = build_optimizer(model, {**cfg, "MOMENTUM": 0.9, "NESTEROV": False})
+    wrapped = parallel(model, torch.device("cpu"))
+    assert type(wrapped) is DistributedDataParallel
+    batches = iter([[1.0, 2.0 + number], [3.0, 7.0 - number]])
+    hooks = [Hook()]
+    trainer = Trainer(wrapped, batches, optimizer, lambda i: 0.1, hooks, precision=FP32, scaler=FP32.scaler())
+    trainer.train(0, 2)
+    return model.norm.running_mean.item(), model.norm.running_var.item()
+
+
+def test_statistics_of_batch_norms_are_the_main_processs_after_each_step():
+    """Each evaluates its share, and takes its average, with what the checkpoint will hold."""
+    mean, var = 0.0, 1.0
+    for batch in ([1.0, 2.0], [3.0, 7.0]):
+        mean, var = 0.9 * mean + 0.1 * np.mean(batch), 0.9 * var + 0.1 * np.var(batch, ddof=1)
+    assert in_processes(2, statistics) == [pytest.approx((mean, var))] * 2
 
 
 def trained(number, folder, *overrides):

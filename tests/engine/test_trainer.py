@@ -102,7 +102,21 @@ def test_an_evaluation_at_the_end_happens_once_and_without_a_period():
 def test_a_finished_run_is_evaluated():
     hook = Record()
     assert trainer(Line(), hook, evaluate=lambda: {"AP": 1.0}).train(5, 5) == {"AP": 1.0}
+    assert trainer(Line(), Record(), evaluate=lambda: {"AP": 1.0}).train(5, 5, known={"AP": 2.0}) == {"AP": 2.0}
     assert hook.evaluations == [(4, {"AP": 1.0})] and hook.steps == [] and hook.closed == 1
+
+
+def test_each_hook_is_closed_whatever_the_others_raise():
+    class Broken(Record):
+        def close(self):
+            raise OSError("no space left")
+
+    first, last = Record(), Record()
+    one = trainer(Line(), first)
+    one.hooks = [first, Broken(), last]
+    with pytest.raises(OSError, match="no space left"):
+        one.train(0, 1)
+    assert first.closed == last.closed == 1
 
 
 def test_hooks_are_closed_when_a_step_fails():
@@ -224,5 +238,48 @@ def test_a_hook_ends_training_early():
 
 def test_an_evaluation_that_was_missed_is_made_up_for():
     hook = Record()
-    trainer(Line(), hook, evaluate=dict, eval_period=2).train(2, 4, evaluate_first=True)
+    trainer(Line(), hook, evaluate=dict, eval_period=2).train(2, 4)
     assert [i for i, _ in hook.evaluations] == [1, 3]
+    hook = Record()
+    trainer(Line(), hook, evaluate=dict, eval_period=2).train(2, 4, known={"AP": 1.0})
+    assert [i for i, _ in hook.evaluations] == [3]
+
+
+class Normed(nn.Module):
+    """A batch norm sees the images before anybody knows that image 13 makes the loss NaN."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm, self.w = nn.BatchNorm2d(3), nn.Parameter(torch.ones(1))
+
+    def forward(self, batch):
+        x = torch.stack([s.image + torch.nan if s.image_id == 13 else s.image for s in batch])
+        return {"loss_norm": (self.norm(x) * self.w).square().mean()}
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_statistics_of_a_step_that_is_not_finite_are_taken_back(accumulate):
+    groups = [[1, 2], [3, 4], [5, 13], [6, 7]] if accumulate == 1 else [[1], [2], [3], [4], [5], [13], [6], [7]]
+    model = Normed()
+    _, hook = train_on(groups, model=model, accumulate=accumulate)
+    assert [bool(s.finite) for s in hook.steps] == [True, True, False, True]
+    without = Normed()
+    train_on([g for g in groups if not set(g) & {5, 13}], model=without, accumulate=accumulate)
+    torch.testing.assert_close(model.norm.running_mean, without.norm.running_mean)
+    torch.testing.assert_close(model.norm.running_var, without.norm.running_var)
+
+
+def test_a_loss_scale_goes_down_after_an_overflow_and_up_in_time():
+    """fp16's scaler, enabled on the CPU: steps that overflow are left out, the others are those without a scale."""
+    model, plain = Line(), Line()
+    one = trainer(model, Record(), clip_gradients=0.5)
+    one.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127, growth_interval=3)
+    steps = [one.step(i, 99) for i in range(8)]
+    overflowed = [s.iteration for s in steps if not s.finite]
+    assert overflowed and overflowed[0] == 0 and all(torch.isfinite(s.total_loss) for s in steps)
+    assert one.scaler.get_scale() < 2.0**127
+    other = trainer(plain, Record(), clip_gradients=0.5)
+    for i in range(8):
+        if i not in overflowed:
+            other.step(i, 99)
+    torch.testing.assert_close(model.w, plain.w)

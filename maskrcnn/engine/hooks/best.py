@@ -16,7 +16,8 @@ class KeepBest(Hook):
 
     Args:
         metric: by its name in the results. Less is better if it is a loss, as its name says.
-        keep: called with the iteration after an evaluation that was better than all before.
+        keep: called with the iteration after an evaluation that was better than the one that is kept; whether it
+            could be kept now.
         patience: evaluations without a better value after which to stop; 0: never.
         history: (iteration, value) of the evaluations before, in a run that goes on.
     """
@@ -24,7 +25,7 @@ class KeepBest(Hook):
     def __init__(
         self,
         metric: str,
-        keep: Callable[[int], None],
+        keep: Callable[[int], bool],
         *,
         patience: int = 0,
         history: Sequence[tuple[int, float]] = (),
@@ -32,29 +33,35 @@ class KeepBest(Hook):
         self.metric, self.keep, self.patience = metric, keep, patience
         self.sign = -1 if "loss" in metric.rsplit("/", 1)[-1] else 1
         self.best: tuple[int, float] | None = None
+        self.kept: float | None = None  # less than the best, if that could not be written
         self.since = 0
         for iteration, value in history:
             self.take(iteration, value)
+        self.kept = self.best[1] if self.best else None
 
     def take(self, iteration: int, value: float) -> bool:
         """Whether this is the best value so far. One that is not finite never is."""
-        if math.isfinite(value) and (self.best is None or self.sign * value > self.sign * self.best[1]):
+        if self.is_better(value, self.best and self.best[1]):
             self.best, self.since = (iteration, value), 0
             return True
         self.since += 1
         return False
+
+    def is_better(self, value: float, than: float | None) -> bool:
+        return math.isfinite(value) and (than is None or self.sign * value > self.sign * than)
 
     def after_evaluation(self, iteration: int, results: dict[str, float]) -> None:
         before, value = self.best, results[self.metric]
         if self.take(iteration, value):
             was = "" if before is None else f", before {before[1]:.4g} after iteration {before[0]}"
             logger.info("%s is %.4g, the best so far%s", self.metric, value, was)
-            self.keep(iteration)
         elif self.best is not None:
             logger.info(
                 "%s is %.4g; the best was %.4g after iteration %d, %d evaluations ago",
                 *(self.metric, value, self.best[1], self.best[0], self.since),
             )
+        if self.is_better(value, self.kept) and self.keep(iteration):
+            self.kept = value
         if self.stop:
             logger.info("training ends: %d evaluations without a better %s (TEST.PATIENCE)", self.since, self.metric)
 

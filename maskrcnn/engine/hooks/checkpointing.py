@@ -94,13 +94,18 @@ class Checkpointing(Hook):
         self.saved = self.saved if failed else iteration
         return not failed
 
-    def keep_best(self, iteration: int) -> None:
-        """The state after `iteration`, which was just evaluated and, before that, saved, is the best so far."""
+    def keep_best(self, iteration: int) -> bool:
+        """The state after `iteration`, which was just evaluated and, before that, saved, is the best; if it is kept.
+
+        The main process keeps it, and is the one whose answer counts.
+        """
         if not is_main_process():
-            return
+            return True
         try:
             if self.saved != iteration:
                 raise OSError("its checkpoint could not be written")
             self.checkpointer.keep_best()
         except OSError as error:
             logger.error("cannot keep the best state so far, after iteration %d (%s)", iteration, error)
+            return False
+        return True

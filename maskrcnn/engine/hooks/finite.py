@@ -37,7 +37,7 @@ class FiniteGuard(Hook):
         limit: steps that may be left out in a run.
         skipped: of which so many have been.
         loss_scale: the scale of fp16's gradients, None in other arithmetic. They overflow now and then until it is
-            found, which is no failure: only a step that is not finite with a scale of 1 or less counts.
+            found, which is no failure where the loss is finite, and the scale more than 1 still.
     """
 
     def __init__(
@@ -64,6 +64,9 @@ class FiniteGuard(Hook):
         if arrived is None or step.is_last:
             self.check()
 
+    def after_training(self, iteration: int) -> None:
+        self.check()
+
     def check(self) -> None:
         """Look at the newest step now.
 
@@ -75,7 +78,11 @@ class FiniteGuard(Hook):
         (step, flag, arrived), self.pending = self.pending, None
         if arrived is not None:
             arrived.synchronize()
-        if flag or (self.loss_scale is not None and self.loss_scale() > 1):
+        if flag:
+            return
+        loss_is_finite = all(all_gather_object(math.isfinite(step.total_loss.item())))
+        if loss_is_finite and self.loss_scale is not None and self.loss_scale() > 1:
+            logger.debug("iteration %d: gradients overflowed, and their scale is halved", step.iteration)
             return
         self.skipped += 1
         message = self.message(step)

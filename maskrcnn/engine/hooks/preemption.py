@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from maskrcnn.distributed import any_rank, world_size
 from maskrcnn.engine.trainer import Hook, Step
@@ -55,7 +55,8 @@ class StopRequest:
 class Interruptible(Generic[T]):
     """A loader, as often as it is gone through, until somebody asks to stop.
 
-    For a loop during which nothing is lost, since the state was saved before.
+    For a loop during which nothing is lost, since the state was saved before, and which every process goes through: all
+    of them leave it alike.
     """
 
     def __init__(self, loader: Loader[T], request: StopRequest) -> None:
@@ -65,11 +66,14 @@ class Interruptible(Generic[T]):
         return len(self.loader)
 
     def __iter__(self) -> Iterator[T]:
-        """Raises Preempted when somebody asks."""
+        """Raises Preempted, in all processes, when somebody asked one of them."""
         for item in self.loader:
             if self.request.name:
-                raise Preempted(f"stopped by {self.request.name} during an evaluation, which --resume repeats")
+                break
             yield item
+        if any_rank(bool(self.request.name))():
+            name = self.request.name or "another process"
+            raise Preempted(f"stopped by {name} during an evaluation; --resume goes on from the last checkpoint")
 
 
 class Preemption(Hook):
@@ -81,7 +85,7 @@ class Preemption(Hook):
         save: the state after an iteration; whether it was written.
     """
 
-    def __init__(self, request: StopRequest, save: Callable[[int], Any]) -> None:
+    def __init__(self, request: StopRequest, save: Callable[[int], bool]) -> None:
         self.request, self.save = request, save
         self.answer: Callable[[], bool] = lambda: False
 
@@ -91,6 +95,6 @@ class Preemption(Hook):
             return
         asked, self.answer = self.answer(), any_rank(bool(self.request.name))
         if asked or (world_size() == 1 and self.answer()):
-            self.save(step.iteration)
+            saved = "which is saved" if self.save(step.iteration) else "which could not be saved"
             name = self.request.name or "another process"
-            raise Preempted(f"stopped by {name} after iteration {step.iteration}, which is saved; --resume goes on")
+            raise Preempted(f"stopped by {name} after iteration {step.iteration}, {saved}; --resume goes on")

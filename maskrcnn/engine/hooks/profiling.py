@@ -86,25 +86,29 @@ class Profiling(Hook):
 
     def finish(self) -> None:
         """Stop, and write what there is."""
-        assert self.profiler is not None
+        profiler, self.profiler, self.is_done = self.profiler, None, True
+        assert profiler is not None
         self.wait_for_device()
         seconds, iterations = time.perf_counter() - self.started, self.seen - WARM_UP
-        self.profiler.stop()
+        profiler.stop()
         for handle in self.handles:
             handle.remove()
-        if iterations:
+        if not iterations:
+            return
+        tables = profile_tables(
+            profiler.events() or [],
+            [label_of(name, self.model) for name, _ in self.model.named_modules()],
+            iterations=iterations,
+            seconds=seconds,
+            gpu=self.device.type == "cuda",
+        )
+        try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self.profiler.export_chrome_trace(str(self.folder / "trace.json.gz"))
-            tables = profile_tables(
-                self.profiler.events() or [],
-                [label_of(name, self.model) for name, _ in self.model.named_modules()],
-                iterations=iterations,
-                seconds=seconds,
-                gpu=self.device.type == "cuda",
-            )
             write_atomically(self.folder / "modules.txt", f"means of {iterations} iterations\n\n{tables}\n".encode())
+            profiler.export_chrome_trace(str(self.folder / "trace.json.gz"))
             logger.info("the profile of %d iterations is in %s", iterations, self.folder)
-        self.profiler, self.is_done = None, True
+        except OSError as error:  # a full disk, which is no reason to end a run
+            logger.error("the profile cannot be written to %s (%s)", self.folder, error)
 
     def wait_for_device(self) -> None:
         if self.device.type == "cuda":
