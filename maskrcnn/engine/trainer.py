@@ -33,7 +33,7 @@ class Step:
     finite: Tensor  # bool: the weights were updated; else loss or gradient were not finite, and they stay as they were
     gradient_norms: Tensor  # (P,) of each trained parameter, over all processes, before any clipping
     learning_rate: float
-    time: float  # seconds, all of the step
+    time: float  # seconds since the end of the last step or evaluation: also of hooks, which may wait for a GPU
     data_time: float  # of which the step waited for its samples
     samples: list[Any]
 
@@ -108,6 +108,7 @@ class Trainer:
         self.accumulate, self.evaluate, self.eval_period = accumulate, evaluate, eval_period
         self.trained = [p for group in optimizer.param_groups for p in group["params"]]
         self.statistics = RunningStatistics(model)
+        self.ended: float | None = None  # of the last step, or of what took its time after it
 
     def train(self, start: int, max_iter: int, *, known: Mapping[str, float] | None = None) -> dict[str, float]:
         """Run iterations `start` to `max_iter` - 1; the last evaluation's metrics, empty without one.
@@ -131,6 +132,7 @@ class Trainer:
                     hook.after_step(step)
                 if step.is_last or is_due(last, self.eval_period):
                     results = self.evaluation_after(last)
+                    self.ended = None
             for hook in self.hooks:
                 hook.after_training(last)
         return results
@@ -145,7 +147,7 @@ class Trainer:
 
     def step(self, iteration: int, max_iter: int) -> Step:
         """Batches, losses, gradients, update."""
-        started = time.perf_counter()
+        started = time.perf_counter() if self.ended is None else self.ended
         rate = self.learning_rate(iteration)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group.get("lr_factor", 1.0)
@@ -168,6 +170,7 @@ class Trainer:
         losses = passes[0]
         if len(passes) > 1:
             losses = {name: torch.stack([found[name] for found in passes]).mean() for name in losses}
+        self.ended = time.perf_counter()
         return Step(
             iteration=iteration,
             max_iter=max_iter,
@@ -176,7 +179,7 @@ class Trainer:
             finite=finite,
             gradient_norms=norms,
             learning_rate=rate,
-            time=time.perf_counter() - started,
+            time=self.ended - started,
             data_time=data_time,
             samples=samples,
         )
