@@ -2,8 +2,8 @@
 
     python benchmarks/agreement.py OUTPUT_DIR
 
-OUTPUT_DIR is the folder of a finished run, whose test set is used. Weights that were never trained would tell little: the
-scores of their proposals lie so close together that rounding chooses among them.
+OUTPUT_DIR is the folder of a finished run, whose test set is used. Weights that were never trained would tell little:
+the scores of their proposals lie so close together that rounding chooses among them.
 """
 
 from __future__ import annotations
