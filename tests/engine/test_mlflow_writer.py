@@ -22,6 +22,7 @@ TRAINING = {"total_loss": 2.5, "loss_cls": 1.5, "time": 0.5}
 def nobody_at_home(tmp_path, monkeypatch):
     for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
     monkeypatch.chdir(tmp_path)
 
 
