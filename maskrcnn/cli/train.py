@@ -32,7 +32,7 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument(
         "--profile",
-        type=int,
+        type=iterations,
         default=0,
         metavar="[N]",
         help=f"write what N iterations spend their time on to OUTPUT_DIR/profile ({PROFILED})",
@@ -41,6 +41,13 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--device", metavar="NAME", help="auto, cpu, cuda, cuda:1; the same as MODEL.DEVICE")
     p.add_argument("overrides", nargs="*", metavar="KEY VALUE", help="config values, also as KEY=VALUE")
     return p
+
+
+def iterations(text: str) -> int:
+    number = int(text)
+    if number < 0:
+        raise argparse.ArgumentTypeError(f"{number} iterations; expected at least 1, or 0 for no profile")
+    return number
 
 
 def main(argv: Sequence[str] | None = None) -> int:
