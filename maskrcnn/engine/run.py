@@ -75,6 +75,7 @@ def train(cfg: CfgNode, *, resume: bool = False, profile: int = 0) -> dict[str, 
         make_deterministic()
     with checks.at_the_door():
         checks.check_values(cfg, training=True)
+        checks.check_batch(cfg.SOLVER, world_size())
         device = _pick_device(cfg)
         precision = choose_precision("SOLVER.AMP", cfg.SOLVER.AMP, device)
         test_precision = choose_precision("TEST.AMP", cfg.TEST.AMP, device)

@@ -107,6 +107,12 @@ def test_a_profile_of_no_number_of_iterations(config, capsys, word, part):
     assert end.value.code == 2 and part in capsys.readouterr().err
 
 
+def test_without_arguments(capsys):
+    with pytest.raises(SystemExit) as end:
+        train()
+    assert end.value.code == 2 and "--config" in capsys.readouterr().err
+
+
 BAD_DATA = {
     "not JSON": (lambda path: path.write_text("{'images': ["), r"annotations.json"),
     "category id": (lambda path: edit(path, lambda c: first(c, category_id=77)), "77"),
