@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from maskrcnn.checkpoint import write_atomically
+from maskrcnn.config import leaves
 from maskrcnn.engine.writers.writer import Writer, by_purpose
 from maskrcnn.registry import WRITERS
 
@@ -165,7 +166,7 @@ class Run:
         place = (folder / STORE / "artifacts").resolve().as_uri() if uri == LOCAL else None
         experiment = found.experiment_id if found else self.client.create_experiment(name, artifact_location=place)
         self.id = self.client.create_run(experiment, run_name=folder.resolve().name).info.run_id
-        parameters = [Param(key, value) for key, value in leaves(config)]
+        parameters = [Param(allowed(key), str(value)) for key, value in leaves(config)]
         for some in pieces(parameters, PARAMETERS_AT_ONCE):
             self.take(partial(Run.log_parameters, parameters=some))
         try:  # last: a run without its parameters would not get them when it is gone on with
@@ -237,12 +238,3 @@ def different(names: Iterable[str]) -> list[str]:
 
 def pieces(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
     return (items[i : i + size] for i in range(0, len(items), size))
-
-
-def leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Keys with dots and values as text: `SOLVER.BASE_LR`, `0.02`."""
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from leaves(value, f"{prefix}{key}.")
-        else:
-            yield allowed(prefix + key), str(value)
