@@ -107,6 +107,13 @@ def test_a_profile_of_no_number_of_iterations(config, capsys, word, part):
     assert end.value.code == 2 and part in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["stdout", "stderr"])
+def test_a_closed_output_stops_no_run(config, tmp_path, monkeypatch, name):
+    monkeypatch.setattr(sys, name, None)
+    assert train("--config", config, "TEST.LOSS=True") == 0
+    assert (tmp_path / "run" / "model_final.pth").exists()
+
+
 def test_without_arguments(capsys):
     with pytest.raises(SystemExit) as end:
         train()
