@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from maskrcnn.cli import train
 from maskrcnn.config import load_config
+from maskrcnn.engine import checks
 from maskrcnn.engine.hooks.preemption import EXIT_CODE
 
 if TYPE_CHECKING:
@@ -53,10 +54,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         if getattr(args, name) < 1:
             p.error(f"--{name.replace('_', '-')} is {getattr(args, name)}; it must be at least 1")
     arguments = args.train[1:] if args.train[:1] == ["--"] else args.train
-    wanted = train.parser().parse_intermixed_args(arguments)
+    wanted = train.parse(arguments)
     if wanted.eval_only or wanted.print_config:
         p.error("only trainings are submitted: leave out --eval-only and --print-config")
-    folder = Path(load_config(wanted.config, wanted.overrides).OUTPUT_DIR).expanduser().absolute() / "slurm"
+    cfg = load_config(wanted.config, wanted.overrides)
+    checks.check_values(cfg, training=True)
+    checks.check_batch(cfg.SOLVER, args.nodes * args.gpus_per_node)
+    folder = Path(cfg.OUTPUT_DIR).expanduser().absolute()
+    if not wanted.resume:  # the job will always: its later parts go on with what the first one began
+        checks.check_unused(folder)
     try:
         import submitit
     except ImportError as error:
@@ -65,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise ValueError(
             "there is no sbatch or no srun here; submit from a machine of the cluster, such as its login node"
         )
-    executor = submitit.AutoExecutor(folder, cluster="slurm", slurm_max_num_timeout=MOST_RESUMPTIONS)
+    executor = submitit.AutoExecutor(folder / "slurm", cluster="slurm", slurm_max_num_timeout=MOST_RESUMPTIONS)
     executor.update_parameters(**job_parameters(args))
     resuming = [] if wanted.resume else ["--resume"]
     job = executor.submit(Training([sys.executable, "-m", "maskrcnn", "train", *arguments, *resuming]))

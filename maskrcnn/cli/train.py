@@ -32,7 +32,7 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument(
         "--profile",
-        type=int,
+        type=iterations,
         default=0,
         metavar="[N]",
         help=f"write what N iterations spend their time on to OUTPUT_DIR/profile ({PROFILED})",
@@ -43,12 +43,21 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
+def iterations(text: str) -> int:
+    number = int(text)
+    if number < 0:
+        raise argparse.ArgumentTypeError(f"{number} iterations; expected at least 1, or 0 for no profile")
+    return number
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    return parser().parse_intermixed_args(with_number(arguments))  # intermixed: a flag after the overrides counts
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    p = parser()
-    arguments = without_launch_flags(list(sys.argv[1:] if argv is None else argv))
-    args = p.parse_intermixed_args(with_number(arguments))  # intermixed: a flag after the overrides counts
+    args = parse(without_launch_flags(list(sys.argv[1:] if argv is None else argv)))
     if args.profile and args.eval_only:
-        p.error("--profile is of training, which --eval-only leaves out")
+        parser().error("--profile is of training, which --eval-only leaves out")
     device = ["MODEL.DEVICE", args.device] if args.device else []
     cfg, origins = trace_config(args.config, [*args.overrides, *device])
     if args.print_config:
@@ -90,7 +99,7 @@ def without_launch_flags(arguments: list[str]) -> list[str]:
 
 def with_number(arguments: list[str]) -> list[str]:
     """The arguments with a number after each --profile: argparse would take the first override for it."""
-    for i, (word, following) in enumerate(zip(arguments, [*arguments[1:], ""], strict=True)):
+    for i, (word, following) in enumerate(zip(arguments, [*arguments, ""][1:], strict=True)):
         if word == "--profile" and not following.isdecimal():
             return [*arguments[: i + 1], PROFILED, *arguments[i + 1 :]]
     return arguments

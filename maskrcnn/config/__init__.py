@@ -2,6 +2,7 @@
 
 from maskrcnn.config.files import config_path
 from maskrcnn.config.loader import data_root, dump, format_config, load_config, trace_config
+from maskrcnn.config.trees import leaves
 from maskrcnn.config.values import ConfigError
 
-__all__ = ["ConfigError", "config_path", "data_root", "dump", "format_config", "load_config", "trace_config"]
+__all__ = ["ConfigError", "config_path", "data_root", "dump", "format_config", "leaves", "load_config", "trace_config"]

@@ -14,6 +14,7 @@ from yacs.config import CfgNode
 from maskrcnn.config.defaults import SECTIONS, ModelKeys, TopLevel
 from maskrcnn.config.files import config_path, import_parts, read_with_bases
 from maskrcnn.config.sections import Section
+from maskrcnn.config.trees import leaves
 from maskrcnn.config.values import ConfigError, Mismatch, Text, convert, unquote_sequence
 
 COMMAND_LINE = "command line"
@@ -89,7 +90,7 @@ def data_root() -> tuple[str, str]:
 
 def format_config(cfg: CfgNode, origins: Mapping[str, str]) -> str:
     """One line per key: `KEY: value   # where it comes from`."""
-    lines = [(f"{key}: {_flow(value)}", origins.get(key, "")) for key, value in _leaves(cfg)]
+    lines = [(f"{key}: {_flow(value)}", origins.get(key, "")) for key, value in leaves(cfg, section=CfgNode)]
     width = min(max((len(line) for line, _ in lines), default=0), 72)
     return "\n".join(f"{line:<{width}}  # {origin}" for line, origin in lines)
 
@@ -135,17 +136,9 @@ def _fill_in_data_root(datasets: Section) -> None:
         datasets.values["ROOT"], datasets.origins["ROOT"] = data_root()
 
 
-def _leaves(cfg: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in cfg.items():
-        if isinstance(value, CfgNode):
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
-
-
 def _flow(value: Any) -> str:
     """A value as one line of YAML."""
-    text: str = yaml.dump(value, Dumper=_Dumper, default_flow_style=True, width=10**6, allow_unicode=True)
+    text: str = yaml.dump(_plain(value), Dumper=_Dumper, default_flow_style=True, width=10**6, allow_unicode=True)
     return text.removesuffix("...\n").strip()
 
 

@@ -5,8 +5,9 @@ A key that is not here and is accepted has the same name and meaning as in Detec
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from typing import Any
+
+from maskrcnn.config.trees import leaves
 
 _ROI = "MODEL.ROI_HEADS"
 
@@ -110,7 +111,7 @@ def moved(key: str, value: Any) -> str | None:
         key: full key, of an option or a section.
         value: what the file gives there; of a section, the first option that moved is named.
     """
-    for leaf in _leaves(key, value):
+    for leaf, _ in leaves({key: value}):
         if new := RENAMED.get(leaf):
             return f"{leaf} is Detectron2's name; here it is {' and '.join(new.split())}"
         if remedy := ELSEWHERE.get(leaf):
@@ -121,11 +122,3 @@ def moved(key: str, value: Any) -> str | None:
                 return f"{leaf} is a key of Detectron2 that is not used here; {remedy}"
             around = around.rpartition(".")[0]
     return None
-
-
-def _leaves(key: str, value: Any) -> Iterator[str]:
-    if isinstance(value, Mapping) and value:
-        for name, inner in value.items():
-            yield from _leaves(f"{key}.{name}", inner)
-    else:
-        yield key

@@ -15,7 +15,7 @@ from maskrcnn.checkpoint import Weights, trace_of_run
 from maskrcnn.data import Dataset, DatasetError
 from maskrcnn.data.checking.images import damages, sample
 from maskrcnn.data.checking.splits import different_classes, shared_images
-from maskrcnn.distributed import all_gather_object, world_size
+from maskrcnn.distributed import all_gather_object
 from maskrcnn.engine.solver import build_schedule
 from maskrcnn.engine.writers import check_writers
 from maskrcnn.registry import EVALUATORS
@@ -73,13 +73,6 @@ def check_values(cfg: CfgNode, *, training: bool) -> None:
         section, name = key.split(".")
         if not cfg[section][name] >= lowest:  # NaN is not
             raise RunError(f"{key} is {cfg[section][name]}; it must be at least {lowest}")
-    batch, passes = cfg.SOLVER.IMS_PER_BATCH, world_size() * cfg.SOLVER.ACCUMULATE
-    if training and batch % passes:
-        raise RunError(
-            f"SOLVER.IMS_PER_BATCH is {batch}, the images of a step over all processes, which cannot be divided "
-            f"equally among {world_size()} processes with {cfg.SOLVER.ACCUMULATE} passes each (SOLVER.ACCUMULATE); "
-            f"choose a multiple of {passes}"
-        )
     if not cfg.SOLVER.EMA < 1:
         raise RunError(f"SOLVER.EMA is {cfg.SOLVER.EMA}, a decay that would never let a new weight in; expected 0 to 1")
     if cfg.TEST.PATIENCE and not cfg.TEST.BEST_METRIC:
@@ -93,6 +86,17 @@ def check_values(cfg: CfgNode, *, training: bool) -> None:
         raise RunError("DATASETS.TRAIN is empty: name a data set, or give {JSON: annotation file, IMAGES: folder}")
     if not training and not (cfg.DATASETS.TEST and (cfg.TEST.EVALUATORS or cfg.TEST.LOSS)):
         raise RunError("to evaluate, DATASETS.TEST and TEST.EVALUATORS must name something (or set TEST.LOSS)")
+
+
+def check_batch(solver: Mapping[str, Any], processes: int) -> None:
+    """Raises RunError: the images of a step cannot be divided equally among so many processes."""
+    batch, passes = solver["IMS_PER_BATCH"], processes * solver["ACCUMULATE"]
+    if batch % passes:
+        raise RunError(
+            f"SOLVER.IMS_PER_BATCH is {batch}, the images of a step over all processes, which cannot be divided "
+            f"equally among {processes} processes with {solver['ACCUMULATE']} passes each (SOLVER.ACCUMULATE); "
+            f"choose a multiple of {passes}"
+        )
 
 
 def make_folder(folder: Path) -> None:

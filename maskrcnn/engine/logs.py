@@ -18,19 +18,21 @@ logger = logging.getLogger("maskrcnn")
 
 
 class ConsoleHandler(logging.Handler):
-    """Lines on the standard output, above any progress bar."""
+    """Lines on the standard output, if there is one, above any progress bar."""
 
     def emit(self, record: logging.LogRecord) -> None:
+        if sys.stdout is None:  # closed by whoever started this process
+            return
         try:
             tqdm.write(self.format(record), file=sys.stdout)
             sys.stdout.flush()
-        except OSError:  # it may be a file on a full disk, or a pipe that nobody reads
+        except Exception:  # a full disk, a pipe that nobody reads, a class name that its encoding does not have
             self.handleError(record)
 
 
 def on_terminal() -> bool:
     """Whether somebody is watching: a bar then replaces the metric lines."""
-    return sys.stdout.isatty() and sys.stderr.isatty()
+    return all(stream is not None and stream.isatty() for stream in (sys.stdout, sys.stderr))
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from itertools import accumulate
 from torch.autograd import DeviceType
 from torch.autograd.profiler_util import FunctionEvent
 
-from maskrcnn.engine.tables import aligned
+from maskrcnn.evaluation.tables import aligned
 
 PHASES = ("data", "forward", "backward", "optimizer")  # the trainer's labels
 TOP_OPERATORS = 20

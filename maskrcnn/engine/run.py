@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from maskrcnn.checkpoint import (
     read_weights,
     write_atomically,
 )
-from maskrcnn.config import dump
+from maskrcnn.config import dump, leaves
 from maskrcnn.distributed import (
     from_main,
     is_main_process,
@@ -75,6 +75,7 @@ def train(cfg: CfgNode, *, resume: bool = False, profile: int = 0) -> dict[str, 
         make_deterministic()
     with checks.at_the_door():
         checks.check_values(cfg, training=True)
+        checks.check_batch(cfg.SOLVER, world_size())
         device = _pick_device(cfg)
         precision = choose_precision("SOLVER.AMP", cfg.SOLVER.AMP, device)
         test_precision = choose_precision("TEST.AMP", cfg.TEST.AMP, device)
@@ -199,16 +200,9 @@ def _newest_state(folder: Path, cfg: CfgNode) -> dict[str, Any] | None:
     content = load_checkpoint(path)
     check_resumable(content, str(path))
     logger.info("resuming from %s, after iteration %d", path, content["iteration"])
-    before, now = (_leaves(yaml.safe_load(text)) for text in (content["config"], dump(cfg)))
+    before, now = (dict(leaves(yaml.safe_load(text))) for text in (content["config"], dump(cfg)))
     filled_in = {"MODEL.NUM_CLASSES", "SEED"}
     for key in sorted((before.keys() | now.keys()) - filled_in):
         if before.get(key) != now.get(key):
             logger.info("changed since: %s %s -> %s", key, json.dumps(before.get(key)), json.dumps(now.get(key)))
     return {**content, "source": str(path)}
-
-
-def _leaves(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    leaves: dict[str, Any] = {}
-    for key, value in tree.items():
-        leaves |= _leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return leaves

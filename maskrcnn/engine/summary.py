@@ -15,7 +15,7 @@ from yacs.config import CfgNode
 from maskrcnn.data.transforms import resized_size
 from maskrcnn.engine.checks import changed
 from maskrcnn.engine.solver import build_optimizer
-from maskrcnn.engine.tables import aligned
+from maskrcnn.evaluation.tables import aligned
 from maskrcnn.modeling import build_model
 from maskrcnn.modeling.generalized_rcnn import GeneralizedRCNN
 from maskrcnn.structures import Detections, Proposals, Sample

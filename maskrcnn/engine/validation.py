@@ -7,7 +7,7 @@ import math
 import time
 import zlib
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -45,8 +45,8 @@ def validation_losses(
         autocast: opens the arithmetic of the model.
         progress: show a progress bar, where the error output is a terminal.
     """
-    start, images = time.perf_counter(), 0
-    sums: dict[str, float] = defaultdict(float, total_loss=0.0)
+    start = time.perf_counter()
+    found: dict[str, list[float]] = defaultdict(list, total_loss=[])  # of each image: part sums would be rounded
     hide = None if progress and is_main_process() else True  # None: tqdm looks whether it writes to a terminal
     with evaluation_mode(model), untouched_rng(), torch.no_grad():
         for samples in tqdm(loader, desc="losses", unit="batch", disable=hide, leave=False, dynamic_ncols=True):
@@ -56,11 +56,15 @@ def validation_losses(
                     losses = model.losses([sample])
                 values = torch.stack([value.float() for value in losses.values()]).tolist()
                 for name, value in zip(losses, values, strict=True):
-                    sums[name] += value
-                    sums["total_loss"] += value if name.startswith("loss_") else 0.0
-                images += 1
-    logger.info("losses of %d images took %.1f s", images, time.perf_counter() - start)
-    shares = all_gather_object((images, dict(sums)))
-    total = sum(count for count, _ in shares) or math.nan
-    names = dict.fromkeys(name for _, share in shares for name in share)
-    return {PREFIX + name: sum(share.get(name, 0.0) for _, share in shares) / total for name in names}
+                    found[name].append(value)
+                found["total_loss"].append(sum(found[name][-1] for name in losses if name.startswith("loss_")))
+    logger.info("losses of %d images took %.1f s", len(found["total_loss"]), time.perf_counter() - start)
+    shares = all_gather_object(dict(found))
+    images = sum(len(share["total_loss"]) for share in shares) or math.nan
+    names = dict.fromkeys(name for share in shares for name in share)
+    return {PREFIX + name: _sum([v for share in shares for v in share.get(name, ())]) / images for name in names}
+
+
+def _sum(values: Sequence[float]) -> float:
+    """Rounded once, so that their order does not matter."""
+    return math.fsum(values) if all(map(math.isfinite, values)) else sum(values)

@@ -16,6 +16,7 @@ from maskrcnn.data.records import Dataset
 from maskrcnn.distributed import from_main, gather_bytes_to_main
 from maskrcnn.evaluation.explain import AREAS, doubts, explain
 from maskrcnn.evaluation.results import detections_to_coco, write_json
+from maskrcnn.evaluation.tables import aligned
 from maskrcnn.registry import EVALUATORS
 from maskrcnn.structures.instances import Detections
 from maskrcnn.structures.samples import Sample
@@ -127,7 +128,7 @@ class CocoEvaluator:
         columns = [[number(self._figures[name]) for name in self._by_class(kind)] for kind in self.kinds]
         categories = [["category", "objects", *(f"{KINDS[kind]} AP" for kind in self.kinds)]]
         categories += map(list, zip(self.class_names, map(str, self._objects), *columns, strict=True))
-        return f"{align(overall)}\n\n{align(categories)}"
+        return f"{aligned(overall)}\n\n{aligned(categories)}"
 
 
 def figure_names(limits: Sequence[int]) -> tuple[str, ...]:
@@ -266,10 +267,3 @@ def objects_per_category(truth: dict[str, Any], category_ids: Sequence[int]) -> 
 
 def number(value: float) -> str:
     return "-" if value < 0 else f"{value:.1f}"
-
-
-def align(rows: Sequence[Sequence[str]]) -> str:
-    """Rows of cells as text: the first column to the left, numbers to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    padded = ([cell.rjust(width) for cell, width in zip(row, widths, strict=True)] for row in rows)
-    return "\n".join("  ".join([row[0].ljust(widths[0]), *cells[1:]]) for row, cells in zip(rows, padded, strict=True))

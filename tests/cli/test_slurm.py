@@ -74,7 +74,7 @@ def sbatch(tmp_path, monkeypatch):
 
 def test_what_is_submitted(tmp_path, sbatch, capsys):
     output = tmp_path / "a run"
-    words = ["--config", "demo/shapes", "OUTPUT_DIR", str(output), "SOLVER.MAX_ITER=7"]
+    words = ["--config", "demo/shapes", "OUTPUT_DIR", str(output), "SOLVER.MAX_ITER=7", "SOLVER.IMS_PER_BATCH=8"]
     options = ["--nodes", "2", "--gpus-per-node", "4", "--time", "90", "--partition", "gpu", "--comment", "a b"]
     assert cli.main(["slurm", *options, "--", *words]) == 0
     assert "job 1234" in capsys.readouterr().out
@@ -101,11 +101,27 @@ def test_what_is_submitted(tmp_path, sbatch, capsys):
     [
         (["--", "--config", "demo/shapes", "SOLVER.MAX_ITERS", "7"], "SOLVER.MAX_ITERS"),
         (["--", "--config", "nowhere.yaml"], "nowhere.yaml"),
+        (["--", "--config", "demo/shapes", "SOLVER.MAX_ITER=0"], "SOLVER.MAX_ITER is 0"),
+        (["--", "--config", "demo/shapes", "WRITERS=[tensorbord]"], "tensorbord"),
+        (
+            ["--nodes", "2", "--gpus-per-node", "4", "--", "--config", "demo/shapes"],
+            "SOLVER.IMS_PER_BATCH is 2",
+        ),
     ],
 )
 def test_a_wrong_config_is_found_before_the_queue(words, part, sbatch, capsys):
     assert cli.main(["slurm", *words]) == 2
     assert part in capsys.readouterr().err and not sbatch.exists()
+
+
+def test_another_run_is_gone_on_with_only_when_that_is_asked_for(tmp_path, sbatch, capsys):
+    (tmp_path / "model_0000004.pth").write_text("")
+    words = ["slurm", "--", "--config", "demo/shapes", f"OUTPUT_DIR={tmp_path}", "--profile"]
+    assert cli.main(words) == 2
+    assert "holds another run (model_0000004.pth)" in capsys.readouterr().err and not sbatch.exists()
+    assert cli.main([*words, "--resume"]) == 0
+    with open(tmp_path / "slurm" / "1234_submitted.pkl", "rb") as file:
+        assert pickle.load(file).function.command[3:] == ["train", *words[2:], "--resume"]
 
 
 @pytest.mark.parametrize(

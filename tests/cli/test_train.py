@@ -100,6 +100,26 @@ def test_profile_is_of_training(config, capsys):
     assert end.value.code == 2 and "--profile" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("word", "part"), [("--profile=-3", "-3 iterations"), ("--profile=few", "'few'")])
+def test_a_profile_of_no_number_of_iterations(config, capsys, word, part):
+    with pytest.raises(SystemExit) as end:
+        train("--config", config, word)
+    assert end.value.code == 2 and part in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["stdout", "stderr"])
+def test_a_closed_output_stops_no_run(config, tmp_path, monkeypatch, name):
+    monkeypatch.setattr(sys, name, None)
+    assert train("--config", config, "TEST.LOSS=True") == 0
+    assert (tmp_path / "run" / "model_final.pth").exists()
+
+
+def test_without_arguments(capsys):
+    with pytest.raises(SystemExit) as end:
+        train()
+    assert end.value.code == 2 and "--config" in capsys.readouterr().err
+
+
 BAD_DATA = {
     "not JSON": (lambda path: path.write_text("{'images': ["), r"annotations.json"),
     "category id": (lambda path: edit(path, lambda c: first(c, category_id=77)), "77"),

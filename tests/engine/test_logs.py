@@ -58,6 +58,23 @@ def test_beside_a_bar_the_metric_lines_go_to_the_file_only(tmp_path, monkeypatch
     assert "iter: 19" not in terminal.getvalue() and "other" in terminal.getvalue()
 
 
+def test_an_output_without_such_letters_stops_no_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding="ascii"))
+    with logging_to(tmp_path):
+        logging.getLogger("maskrcnn").info("segm/AP-кружка: 3.0")
+    assert "segm/AP-кружка: 3.0" in (tmp_path / "log.txt").read_text(encoding="utf-8")
+    assert "UnicodeEncodeError" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["stdout", "stderr"])
+def test_a_closed_output_stops_no_run(tmp_path, monkeypatch, name):
+    monkeypatch.setattr(sys, name, None)
+    assert not logs.on_terminal()
+    with logging_to(tmp_path):
+        logging.getLogger("maskrcnn").info("one")
+    assert "one" in (tmp_path / "log.txt").read_text()
+
+
 def test_a_full_disk_stops_no_run(tmp_path, monkeypatch, capsys):
     (tmp_path / "log.txt").symlink_to("/dev/full")  # each write says that the disk is full
     with open("/dev/full", "w") as full:

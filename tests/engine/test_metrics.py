@@ -1,4 +1,5 @@
 import logging
+import math
 
 import numpy as np
 import pytest
@@ -50,6 +51,39 @@ def test_means_over_the_period_reach_the_writers():
     assert kept.closed == 1
 
 
+def test_what_is_left_when_training_stops_is_written():
+    kept = Kept()
+    hook = logging_hook(kept, period=20)
+    for i, total in enumerate([1.0, 3.0, 8.0]):
+        hook.after_step(step(i, total=total, loss_cls=total / 2))
+    hook.close()
+    ((iteration, values),) = kept.written
+    assert iteration == 2 and values["total_loss"] == 4 and values["loss_cls"] == 2
+    assert values["imgs_per_s"] == 8 and values["eta_seconds"] == 0.5 * 97
+    assert kept.closed == 1
+
+
+def test_a_device_that_has_failed_loses_the_rest_and_no_more(monkeypatch, caplog):
+    def fail(steps):
+        raise RuntimeError("device lost")
+
+    kept = Kept()
+    hook = logging_hook(kept)
+    hook.after_step(step(0))
+    monkeypatch.setattr(metrics, "own_means", fail)
+    hook.close()
+    assert kept.written == [] and kept.closed == 1
+    assert caplog.messages == ["the means of the last 1 iterations are lost: device lost"]
+
+
+def test_metrics_are_plain_numbers():
+    kept = Kept()
+    logging_hook(kept).after_evaluation(2, {"a": np.float32(0.5), "b": torch.tensor(2), "c": None, "d": torch.ones(2)})
+    ((_, values),) = kept.written
+    assert [type(value) for value in values.values()] == [float] * 4
+    assert values["a"] == 0.5 and values["b"] == 2 and math.isnan(values["c"]) and math.isnan(values["d"])
+
+
 def test_a_loss_that_some_steps_lack_is_the_mean_of_the_others():
     means = period_means([step(0, total=1.0, loss_a=1.0), step(1, total=2.0, loss_a=3.0, loss_b=5.0)])
     assert means == {"total_loss": 1.5, "loss_a": 2.0, "loss_b": 5.0, "time": 0.5, "data_time": 0.1}
@@ -60,6 +94,10 @@ def log_in_process(number, store, results):
     kept = Kept()
     hook = logging_hook(*([kept] if number == 0 else []), period=1)
     hook.after_step(step(0, total=1.0 + number, seconds=0.5 + number, waited=0.25 + number, loss_cls=3.0 * number))
+    hook.period = 2
+    hook.after_step(step(2, total=5.0 + number))
+    if number == 0:
+        hook.close()  # the other one may be gone: nothing is asked of it
     results.put((number, kept.written))
     dist.destroy_process_group()
 
@@ -70,10 +108,11 @@ def test_of_several_processes_the_first_writes_the_means_of_all(tmp_path):
     mp.start_processes(log_in_process, (tmp_path / "store", results), nprocs=2, start_method="fork")
     written = dict(results.get() for _ in range(2))
     assert written[1] == []
-    ((iteration, values),) = written[0]
+    (iteration, values), (rest, own) = written[0]
     assert iteration == 0 and values["total_loss"] == 1.5 and values["loss_cls"] == 1.5
     assert values["time"] == 1.0 and values["data_time"] == 0.75
     assert values["imgs_per_s"] == 4  # the batch is that of both together
+    assert rest == 2 and own["total_loss"] == 5.0
 
 
 def hints(caplog, waits):

@@ -1,6 +1,7 @@
 """MLflow, by the library itself: what is in the store is read back by its own client."""
 
 import importlib.util
+import json
 import math
 import shutil
 import socket
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from maskrcnn.engine.writers import MLflow
+from maskrcnn.engine.writers.mlflow import Run
 
 if not all(map(importlib.util.find_spec, ("mlflow", "sqlalchemy", "alembic"))):
     pytest.skip("mlflow is not installed", allow_module_level=True)
@@ -22,6 +24,7 @@ TRAINING = {"total_loss": 2.5, "loss_cls": 1.5, "time": 0.5}
 def nobody_at_home(tmp_path, monkeypatch):
     for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
     monkeypatch.chdir(tmp_path)
 
 
@@ -137,6 +140,79 @@ def test_a_server_that_never_answers_is_left_at_the_end(folder, monkeypatch, cap
         assert points(client, run, "train/total_loss") == [(19, 2.5)] and points(client, run, "segm/AP") == [(39, 12.5)]
 
 
+def test_what_mlflow_refuses_is_left_out(folder, caplog):
+    writer = open_run(folder)
+    writer.write(9, {"segm/AP": "high"})
+    writer.picture(9, "features", np.zeros((4, 4, 7), np.uint8))
+    writer.write(19, TRAINING)
+    writer.close()
+    assert points(*the_run(local(folder)), "train/loss_cls") == [(19, 1.5)]
+    (warning,) = [record.message for record in caplog.records if record.name.startswith("maskrcnn")]
+    assert warning.startswith("MLflow refuses something, which is left out: ") and "high" in warning
+
+
+def test_a_server_is_not_left_for_what_it_refuses(tmp_path, monkeypatch, empty_store):
+    shutil.copy(empty_store, tmp_path / "shared.db")
+    uri = f"sqlite:///{tmp_path}/shared.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    writer = open_run(tmp_path / "run")
+    writer.write(9, {"segm/AP": "high"})
+    writer.write(39, TRAINING)
+    writer.close()
+    assert points(*the_run(uri), "train/total_loss") == [(39, 2.5)]
+
+
+def test_names_that_become_the_same_get_a_number(folder):
+    writer = open_run(folder)
+    writer.write(9, {"AP-mug (a)": 1.0, "AP-mug [a]": 2.0, "AP-mug {a}": 3.0, 300 * "x": 4.0, 301 * "x": 5.0})
+    writer.close()
+    client, run = the_run(local(folder))
+    assert [points(client, run, f"AP-mug _a_{end}") for end in ("", "_2", "_3")] == [[(9, 1.0)], [(9, 2.0)], [(9, 3.0)]]
+    assert [points(client, run, name) for name in (250 * "x", 240 * "x" + "_2")] == [[(9, 4.0)], [(9, 5.0)]]
+
+
+def test_parameters_that_could_not_be_written_are_written_later(folder, monkeypatch):
+    def full(*_, **__):
+        raise OSError("disk full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("maskrcnn.engine.writers.mlflow.Run.log_parameters", full)
+        writer = open_run(folder)
+        writer.write(9, TRAINING)
+        wait_for_error(writer)
+    writer.close()
+    id_ = json.loads((folder / "mlflow_ids.json").read_text())["local"]
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=local(folder))
+    assert client.get_run(id_).data.params["SEED"] == "7"
+    assert [point.step for point in client.get_metric_history(id_, "train/loss_cls")] == [9]
+
+
+def test_a_slow_disk_gets_its_time(folder, monkeypatch):
+    log_metrics = Run.log_metrics
+
+    def slowly(*arguments):
+        time.sleep(0.3)
+        log_metrics(*arguments)
+
+    monkeypatch.setattr("maskrcnn.engine.writers.mlflow.FINISH_TIMEOUT", 0.01)
+    monkeypatch.setattr(Run, "log_metrics", slowly)
+    writer = open_run(folder)
+    writer.write(19, TRAINING)
+    writer.close()
+    assert points(*the_run(local(folder)), "train/loss_cls") == [(19, 1.5)]
+
+
+def wait_for_error(writer):
+    """Until the thread's first attempt has failed."""
+    for _ in range(2000):
+        if writer.error:
+            return
+        time.sleep(0.01)
+    raise AssertionError("nothing failed")
+
+
 def test_what_the_store_does_not_take_waits(folder, monkeypatch):
     writer = open_run(folder)
 
@@ -146,10 +222,7 @@ def test_what_the_store_does_not_take_waits(folder, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr("maskrcnn.engine.writers.mlflow.Run.log_metrics", full)
         writer.write(9, TRAINING)
-        for _ in range(2000):  # the thread's first attempt
-            if writer.error:
-                break
-            time.sleep(0.01)
+        wait_for_error(writer)
         with pytest.raises(OSError, match="disk full"):
             writer.write(19, TRAINING)
         with pytest.raises(OSError, match="disk full"):

@@ -10,6 +10,7 @@ from torch.profiler import record_function
 from maskrcnn.engine.hooks import Profiling
 from maskrcnn.engine.hooks.profiling import WARM_UP
 from maskrcnn.engine.trainer import Step
+from maskrcnn.modeling.recompute import recompute_in_backward
 
 NAME_OF_ALL = "Sequential"
 
@@ -95,6 +96,16 @@ def test_compiled_parts_stay_as_they_are(model, tmp_path):
     assert len(compilations) == 1
     rows = rows_of(tmp_path)[1]
     assert rows[NAME_OF_ALL][0] == rows["0"][0] == "1" and not {"1", "1.0", "1.1"} & rows.keys()
+
+
+def test_what_the_backward_pass_computes_again_is_no_forward_pass(model, tmp_path):
+    recompute_in_backward(model[1])
+    runs = []
+    model[1][1].register_forward_pre_hook(lambda *_: runs.append(1))
+    run(model, profiling(model, tmp_path), 10)
+    assert len(runs) == 20  # the second time each in the backward pass
+    rows = rows_of(tmp_path)[1]
+    assert all(rows[name][0] == "1" for name in (NAME_OF_ALL, "0", "1", "1.0", "1.1"))
 
 
 def test_an_evaluation_in_between_makes_no_rows_and_is_told(model, tmp_path, caplog):

@@ -5,11 +5,13 @@ import json
 import logging
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
 
 from maskrcnn.engine.writers import WandB
+from maskrcnn.engine.writers import wandb as writer_module
 
 if not importlib.util.find_spec("wandb"):
     pytest.skip("wandb is not installed", allow_module_level=True)
@@ -18,11 +20,18 @@ CONFIG = {"SEED": 7, "SOLVER": {"MAX_ITER": 40, "BASE_LR": 0.02}}
 TRAINING = {"total_loss": 2.5, "loss_cls": 1.5, "time": 0.5}
 
 
+def tear_down():
+    """The library waits for its service without end, which now and then does not come."""
+    import wandb
+
+    thread = threading.Thread(target=wandb.teardown, daemon=True)
+    thread.start()
+    thread.join(10)
+
+
 @pytest.fixture(autouse=True)
 def nobody_at_home(tmp_path, monkeypatch):
     """No login, no settings, and no server under any name."""
-    import wandb
-
     for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_PROJECT", "WANDB_NAME", "WANDB_RUN_ID"):
         monkeypatch.delenv(name, raising=False)
     for name, value in {
@@ -33,12 +42,13 @@ def nobody_at_home(tmp_path, monkeypatch):
         "WANDB_BASE_URL": "http://127.0.0.1:9",
         "WANDB_CONSOLE": "off",
         "WANDB_SILENT": "true",
+        "WANDB_ERROR_REPORTING": "false",
     }.items():
         monkeypatch.setenv(name, value)
     (tmp_path / "home").mkdir()
-    wandb.teardown()  # it reads its variables once
+    tear_down()  # it reads its variables once
     yield
-    wandb.teardown()
+    tear_down()
 
 
 def open_run(folder, start=0):
@@ -51,7 +61,7 @@ def records(folder):
     lines = []
     for path in sorted((folder / "wandb").glob("offline-run-*/*.wandb")):
         command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(path)]
-        lines += subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+        lines += subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.splitlines()
     return [json.loads(line) for line in lines]
 
 
@@ -61,6 +71,10 @@ def said(caplog):
 
 def of_kind(found, kind):
     return [record[kind] for record in found if record["type"] == kind]
+
+
+def exit_codes(found):
+    return [record["exit_code"] for record in of_kind(found, "exit")]
 
 
 def test_without_a_login_everything_stays_in_the_runs_folder(tmp_path, caplog):
@@ -87,7 +101,7 @@ def test_without_a_login_everything_stays_in_the_runs_folder(tmp_path, caplog):
     assert picture["predictions/7.width"] == 8 and (part / "files" / picture["predictions/7.path"]).is_file()
     (axis,) = of_kind(found, "metric")
     assert (axis["glob_name"], axis["step_metric"]) == ("*", "iteration")
-    assert of_kind(found, "exit") == [{"exit_code": 0}]
+    assert exit_codes(found) == [0]
 
 
 def test_a_resumed_run_goes_on_in_the_same_wandb_run(tmp_path, monkeypatch):
@@ -100,7 +114,7 @@ def test_a_resumed_run_goes_on_in_the_same_wandb_run(tmp_path, monkeypatch):
     first, second = of_kind(found, "run")
     assert first["run_id"] == second["run_id"] and second["resume"]
     assert [history["item"]["iteration"] for history in of_kind(found, "history")] == [9, 29]
-    assert of_kind(found, "exit") == [{"exit_code": 1}, {"exit_code": 1}]  # neither reached the last iteration
+    assert exit_codes(found) == [1, 1]  # neither reached the last iteration
 
 
 @pytest.mark.parametrize("login", ["fails", "passes"])
@@ -109,7 +123,7 @@ def test_a_server_that_is_not_there_stops_no_run(tmp_path, monkeypatch, caplog, 
     monkeypatch.setenv("WANDB_HTTP_TIMEOUT", "1")
     if login == "passes":  # and the network goes away behind it
         monkeypatch.setattr("wandb.login", lambda prompt: True)
-        monkeypatch.setattr("maskrcnn.engine.writers.wandb.START_TIMEOUT", 1)
+        monkeypatch.setattr(writer_module, "START_TIMEOUT", 1)
     writer = open_run(tmp_path / "run")
     writer.write(39, TRAINING)
     writer.close()
@@ -117,6 +131,29 @@ def test_a_server_that_is_not_there_stops_no_run(tmp_path, monkeypatch, caplog, 
     assert warning.startswith("W&B cannot be used online: ") and "127.0.0.1:9" in warning
     found = records(tmp_path / "run")
     assert [history["item"]["iteration"] for history in of_kind(found, "history")] == [39]
+
+
+def test_a_service_that_never_ends_stops_no_run(tmp_path, monkeypatch, caplog):
+    import wandb
+
+    held, asked = threading.Event(), []
+
+    def init(**options):
+        asked.append(options.get("mode"))
+        if len(asked) == 1:
+            raise RuntimeError("no network")
+        return wandb.Run
+
+    monkeypatch.setenv("WANDB_API_KEY", 40 * "0")
+    monkeypatch.setattr("wandb.login", lambda prompt: True)
+    monkeypatch.setattr("wandb.init", init)
+    monkeypatch.setattr("wandb.teardown", held.wait)
+    monkeypatch.setattr(writer_module, "LEAVE_TIMEOUT", 0.1)
+    try:
+        assert writer_module._open(tmp_path, CONFIG) is wandb.Run
+    finally:
+        held.set()
+    assert asked == [None, "offline"] and said(caplog) == ["W&B cannot be used online: no network"]
 
 
 def test_disabled_is_disabled(tmp_path, monkeypatch):

@@ -19,6 +19,7 @@ from maskrcnn.engine.writers import Guarded, JSONLines, LogLines, ProgressBar, T
 from maskrcnn.engine.writers.appended import AppendedFile
 from maskrcnn.engine.writers.log_lines import training_line
 from maskrcnn.engine.writers.writer import is_per_class
+from maskrcnn.registry import WRITERS
 
 VALUES = {
     "eta_seconds": 3725.9,
@@ -77,6 +78,23 @@ def test_a_resumed_run_drops_the_lines_that_it_will_write_again(tmp_path):
         {"iteration": 3, "lr": 1},
         {"iteration": 7, "lr": 3},
     ]
+
+
+def test_on_a_full_disk_too(tmp_path):
+    path = tmp_path / "metrics.json"
+    lines = [json.dumps({"iteration": i}) + "\n" for i in range(4)]
+    lines.insert(1, "what is this?\n")
+    path.write_text("".join(lines))
+    with full_disk(0):
+        JSONLines(path, start=3)
+    assert path.read_text() == "".join(lines[:4])
+
+
+def test_a_line_without_its_end_is_dropped(tmp_path):
+    path = tmp_path / "metrics.json"
+    path.write_text('{"iteration": 3}\n{"iteration": 4}')
+    JSONLines(path, start=9).write(10, {"lr": 1.0})
+    assert path.read_text() == '{"iteration": 3}\n{"iteration": 10, "lr": 1.0}\n'
 
 
 def tensorboard(folder, start=0):
@@ -255,6 +273,19 @@ def test_a_run_has_the_writers_that_it_names(tmp_path):
 
     assert kinds("WRITERS=[]", bar=False) == [LogLines, JSONLines]
     assert kinds("WRITERS=[tensorboard]", bar=True) == [LogLines, JSONLines, TensorBoard, ProgressBar]
+
+
+def test_a_writer_that_cannot_be_made_is_left_out(tmp_path, monkeypatch, caplog):
+    def make(folder, start, config):
+        raise OSError("no such table")
+
+    monkeypatch.setattr(WRITERS, "get", lambda name: make if name == "table" else TensorBoard)
+    cfg = checks.changed(load_config(write_config(tmp_path)), "", WRITERS=("table", "tensorboard"))
+    built = writers.build_writers(cfg, tmp_path, 0, bar=False)
+    assert [type(writer.writer) for writer in built] == [LogLines, JSONLines, TensorBoard]
+    (record,) = caplog.records
+    assert record.levelname == "ERROR"
+    assert record.message == "table cannot be written to, the run goes on without it: no such table"
 
 
 def test_the_bar_shows_what_one_waits_for(monkeypatch):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import math
 import statistics
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 
@@ -25,7 +27,8 @@ class Logging(Hook):
     """Gives writers the means over `period` iterations. Losses stay on the device until then.
 
     With several processes it belongs into each, with writers in one: the means are those of all. Each process must have
-    the same losses, which every head gives even without an object.
+    the same losses, which every head gives even without an object. When training stops in between, by an error or a
+    signal, the means of what is left are the writing process's own: the others may be gone.
 
     Args:
         batch_size: of all processes together.
@@ -54,22 +57,34 @@ class Logging(Hook):
         for writer in self.writers:
             writer.advance()
         if (step.iteration + 1) % self.period == 0 or step.is_last:
-            values = self.values(step)
+            values = self.values(step, period_means(self.steps))
             for writer in self.writers:
                 writer.write(step.iteration, values)
             self.look_at_the_loader(values["data_time"] / values["time"])
             self.steps.clear()
 
     def after_evaluation(self, iteration: int, results: dict[str, float]) -> None:
+        values = {name: as_float(value) for name, value in results.items()}
         for writer in self.writers:
-            writer.write(iteration, results)
+            writer.write(iteration, values)
 
     def close(self) -> None:
+        if self.writers and self.steps:
+            self.write_the_rest(self.steps[-1])
         for writer in self.writers:
             writer.close()
 
-    def values(self, step: Step) -> dict[str, float]:
-        means = period_means(self.steps)
+    def write_the_rest(self, last: Step) -> None:
+        try:
+            names, means = own_means(self.steps)
+            values = self.values(last, dict(zip(names, means.tolist(), strict=True)))
+        except Exception as error:  # the device may be what failed, and has an error of its own on its way
+            logger.warning("the means of the last %d iterations are lost: %s", len(self.steps), error)
+            return
+        for writer in self.writers:
+            writer.write(last.iteration, values)
+
+    def values(self, step: Step, means: dict[str, float]) -> dict[str, float]:
         memory = peak_memory(self.device)
         return {
             "eta_seconds": statistics.median(self.recent) * (step.max_iter - 1 - step.iteration),
@@ -93,13 +108,26 @@ def period_means(steps: Sequence[Step]) -> dict[str, float]:
 
     One transfer from the device for all of them together.
     """
+    names, means = own_means(steps)
+    return dict(zip(names, mean_over_ranks(means).tolist(), strict=True))
+
+
+def own_means(steps: Sequence[Step]) -> tuple[list[str], torch.Tensor]:
+    """Names, and means over the steps of this process, float64 on the device."""
     names = list(dict.fromkeys(name for step in steps for name in step.losses))
     columns = [[step.total_loss for step in steps]]
     columns += [[step.losses[name] for step in steps if name in step.losses] for name in names]
     means = torch.stack([torch.stack([v.double() for v in column]).mean() for column in columns])
     times = [statistics.fmean(step.time for step in steps), statistics.fmean(step.data_time for step in steps)]
-    everything = torch.cat([means, means.new_tensor(times)])
-    return dict(zip(["total_loss", *names, "time", "data_time"], mean_over_ranks(everything).tolist(), strict=True))
+    return ["total_loss", *names, "time", "data_time"], torch.cat([means, means.new_tensor(times)])
+
+
+def as_float(value: Any) -> float:
+    """A metric of somebody's own evaluator, which may be NumPy's or a tensor, or no number at all: NaN."""
+    try:
+        return float(value)
+    except (TypeError, ValueError, RuntimeError):
+        return math.nan
 
 
 def waiting_hint(share: float, workers: int, cores: int) -> str:

@@ -121,11 +121,15 @@ def label_of(name: str, model: nn.Module) -> str:
 
 
 def label_forward(module: nn.Module, label: str, model: nn.Module) -> list[RemovableHandle]:
-    """Let a module's forward pass be a range of the profile, while the model trains: not in an evaluation."""
+    """Let a module's forward pass be a range of the profile, while the model trains.
+
+    Not in an evaluation, nor when a backward pass repeats it (gradient checkpointing), which it is a part of.
+    """
     running: list[Any] = []
 
     def enter(module: nn.Module, inputs: Any) -> None:
-        if model.training:
+        is_backward = torch._C._current_graph_task_id() != -1
+        if model.training and not is_backward:
             running.append(record_function(label))
             running[-1].__enter__()
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Mapping
+from itertools import takewhile
 from pathlib import Path
 
-from maskrcnn.checkpoint import write_atomically
 from maskrcnn.engine.writers.appended import AppendedFile
 from maskrcnn.engine.writers.writer import Writer
 
@@ -18,14 +19,16 @@ class JSONLines(Writer):
     No line is lost, and none is half there: see `AppendedFile`.
 
     Args:
-        start: the first iteration to come; lines of a run that had gone further before it was resumed are dropped.
+        start: the first iteration to come; of a run that had gone further before it was resumed, the file is cut where
+            that begins.
     """
 
     def __init__(self, path: Path, start: int = 0) -> None:
         if path.exists():
-            lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-            kept = [line for line in lines if _iteration(line) < start]
-            write_atomically(path, "".join(f"{line}\n" for line in kept).encode())
+            lines = path.read_bytes().splitlines(keepends=True)
+            kept = list(takewhile(lambda line: _iteration(line) < start, lines))
+            if len(kept) < len(lines):  # cutting needs no room on a full disk
+                os.truncate(path, sum(map(len, kept)))
         self.file = AppendedFile(path)
 
     def write(self, iteration: int, values: Mapping[str, float]) -> None:
@@ -36,8 +39,10 @@ class JSONLines(Writer):
         self.file.flush()
 
 
-def _iteration(line: str) -> float:
+def _iteration(line: bytes) -> float:
+    if not line.endswith(b"\n"):  # a power cut left it unfinished
+        return math.inf
     try:
         return float(json.loads(line)["iteration"])
-    except (ValueError, KeyError, TypeError):  # a line that a power cut left unfinished
-        return math.inf
+    except (ValueError, KeyError, TypeError):  # somebody else's: what follows it is worth more than a clean file
+        return -math.inf

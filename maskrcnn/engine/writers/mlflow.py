@@ -9,7 +9,8 @@ import re
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from maskrcnn.checkpoint import write_atomically
+from maskrcnn.config import leaves
 from maskrcnn.engine.writers.writer import Writer, by_purpose
 from maskrcnn.registry import WRITERS
 
@@ -25,6 +27,7 @@ STORE = "mlruns"  # in the run's folder
 ID_FILE = "mlflow_ids.json"
 LOCAL = "local"  # the store in the run's folder, which may be moved
 FINISH_TIMEOUT = 30  # seconds at the end for what was not sent yet; the library tries a server for minutes
+LOCAL_TIMEOUT = 600  # of a slow disk, which nothing can be given up for
 METRICS_AT_ONCE, PARAMETERS_AT_ONCE = 1000, 100  # MLflow's limits for one request
 
 logger = logging.getLogger(__name__)
@@ -36,8 +39,9 @@ class MLflow(Writer):
 
     Everything goes to a store in the run's folder, or to the server that MLFLOW_TRACKING_URI or
     `mlflow.set_tracking_uri` name, from a thread of its own, so that no slow server slows the training. When the
-    server fails, what it has not taken and all that follows goes to the store in the folder. A resumed run goes on in
-    the same MLflow run. The experiment is that of MLFLOW_EXPERIMENT_NAME, else "maskrcnn".
+    server fails, what it has not taken and all that follows goes to the store in the folder. What MLflow refuses for
+    what it is, a value or a picture, is left out. A resumed run goes on in the same MLflow run. The experiment is that
+    of MLFLOW_EXPERIMENT_NAME, else "maskrcnn".
     """
 
     @classmethod
@@ -73,6 +77,8 @@ class MLflow(Writer):
         self.closing = True
         self.more.set()
         self.thread.join(FINISH_TIMEOUT)
+        if self.uri == LOCAL:
+            self.thread.join(LOCAL_TIMEOUT)
         if self.thread.is_alive():
             self._abandon_the_thread()
         else:
@@ -80,13 +86,13 @@ class MLflow(Writer):
 
     def _abandon_the_thread(self) -> None:
         self.abandoned = True
-        unsent, reason = list(self.unsent), f"no answer in {FINISH_TIMEOUT} s"
+        unsent = list(self.unsent)
         if self.uri == LOCAL:
-            raise OSError(f"MLflow: {local_uri(self.folder)}: {reason}")
-        self._leave_server(reason)
+            raise OSError(f"MLflow: {local_uri(self.folder)}: not written in {LOCAL_TIMEOUT} s")
+        self._leave_server(f"no answer in {FINISH_TIMEOUT} s")
         run = Run(LOCAL, self.folder, self.config)
         for send in unsent:
-            send(run)
+            run.take(send)
         run.end(complete=self._complete)
 
     @property
@@ -124,7 +130,7 @@ class MLflow(Writer):
         while self.unsent:
             try:
                 self.run = self.run or Run(self.uri, self.folder, self.config)
-                self.unsent[0](self.run)
+                self.run.take(self.unsent[0])
             except Exception as error:
                 if self.uri == LOCAL or self.abandoned:
                     raise
@@ -149,6 +155,7 @@ class Run:
         if uri == LOCAL:
             (folder / STORE).mkdir(exist_ok=True)
         self.client = MlflowClient(tracking_uri=local_uri(folder) if uri == LOCAL else uri)
+        self.has_refused = False
         ids = json.loads((folder / ID_FILE).read_text()) if (folder / ID_FILE).exists() else {}
         if uri in ids:
             self.id: str = ids[uri]
@@ -159,18 +166,33 @@ class Run:
         place = (folder / STORE / "artifacts").resolve().as_uri() if uri == LOCAL else None
         experiment = found.experiment_id if found else self.client.create_experiment(name, artifact_location=place)
         self.id = self.client.create_run(experiment, run_name=folder.resolve().name).info.run_id
-        try:
+        parameters = [Param(allowed(key), str(value)) for key, value in leaves(config)]
+        for some in pieces(parameters, PARAMETERS_AT_ONCE):
+            self.take(partial(Run.log_parameters, parameters=some))
+        try:  # last: a run without its parameters would not get them when it is gone on with
             write_atomically(folder / ID_FILE, json.dumps({**ids, uri: self.id}).encode())
         except OSError as error:  # nothing that the server is to blame for
             logger.warning("MLflow: the run's id %s is not kept, a resumed run would be another: %s", self.id, error)
-        parameters = [Param(key, value) for key, value in leaves(config)]
-        for some in pieces(parameters, PARAMETERS_AT_ONCE):
-            self.client.log_batch(self.id, params=some)
+
+    def take(self, send: Callable[[Run], None]) -> None:
+        """Let it send something. What MLflow refuses would hold up all that follows: it is left out, said once."""
+        try:
+            send(self)
+        except Exception as error:
+            if not is_refusal(error):
+                raise
+            if not self.has_refused:
+                logger.warning("MLflow refuses something, which is left out: %s", error)
+            self.has_refused = True
+
+    def log_parameters(self, parameters: Sequence[Any]) -> None:
+        self.client.log_batch(self.id, params=parameters)
 
     def log_metrics(self, iteration: int, seconds: float, values: Mapping[str, float]) -> None:
         from mlflow.entities import Metric
 
-        metrics = [Metric(allowed(name), value, int(1000 * seconds), iteration) for name, value in values.items()]
+        named = zip(different(values), values.values(), strict=True)
+        metrics = [Metric(name, value, int(1000 * seconds), iteration) for name, value in named]
         for some in pieces(metrics, METRICS_AT_ONCE):
             self.client.log_batch(self.id, metrics=some)
 
@@ -179,6 +201,16 @@ class Run:
 
     def end(self, *, complete: bool) -> None:
         self.client.set_terminated(self.id, "FINISHED" if complete else "KILLED")
+
+
+def is_refusal(error: Exception) -> bool:
+    """Whether it is the values' fault, and would come again with them; else a disk's, a network's or a server's."""
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import OperationalError
+
+    if isinstance(error, MlflowException):
+        return error.error_code in ("INVALID_PARAMETER_VALUE", "BAD_REQUEST")
+    return not isinstance(error, (OSError, OperationalError))
 
 
 def local_uri(folder: Path) -> str:
@@ -191,14 +223,18 @@ def allowed(name: str) -> str:
     return posixpath.normpath(re.sub(r"[^\w\-. /]", "_", name)).strip("/.")[:250] or "_"
 
 
+def different(names: Iterable[str]) -> list[str]:
+    """Each name as MLflow takes it, and with a number if that is the same as an earlier one's."""
+    taken: dict[str, None] = {}
+    for name in names:
+        new = plain = allowed(name)
+        number = 1
+        while new in taken:
+            number += 1
+            new = f"{plain[:240]}_{number}"
+        taken[new] = None
+    return list(taken)
+
+
 def pieces(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
     return (items[i : i + size] for i in range(0, len(items), size))
-
-
-def leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Keys with dots and values as text: `SOLVER.BASE_LR`, `0.02`."""
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from leaves(value, f"{prefix}{key}.")
-        else:
-            yield allowed(prefix + key), str(value)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import secrets
 import shlex
+import threading
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,6 +21,7 @@ PROJECT = "maskrcnn"
 ID_FILE = "wandb_id"
 START_TIMEOUT = 15  # seconds until the server counts as not there; the library waits for twice that
 FINISH_TIMEOUT = 120  # seconds at the end for what was not uploaded yet; the library's own default has no end
+LEAVE_TIMEOUT = 10  # seconds for the library's service to end
 
 logger = logging.getLogger(__name__)
 
@@ -77,12 +79,32 @@ def _open(folder: Path, config: Mapping[str, Any]) -> Any:
         "settings": wandb.Settings(init_timeout=START_TIMEOUT, finish_timeout=FINISH_TIMEOUT),
     }
     write_atomically(known, options["id"].encode())
+    if given.mode == "online" and not _logged_in():
+        options["mode"] = "offline"
     try:
-        if given.mode == "online" and not wandb.login(prompt=False):  # or it would ask, and wait for the answer
-            logger.info("not logged in to W&B (wandb login, or WANDB_API_KEY)")
-            options["mode"] = "offline"
         return wandb.init(**options)
     except Exception as error:  # whatever it is, it is no reason not to train
         logger.warning("W&B cannot be used online: %s", error)
-        wandb.teardown()  # or its service holds the id as being in use
+        _leave_service()
         return wandb.init(**{**options, "mode": "offline"})
+
+
+def _logged_in() -> bool:
+    import wandb
+
+    try:
+        if wandb.login(prompt=False):  # without a prompt, or it would wait for an answer
+            return True
+        logger.info("not logged in to W&B (wandb login, or WANDB_API_KEY)")
+    except Exception as error:  # there is no server to ask, for one
+        logger.warning("W&B cannot be used online: %s", error)
+    return False
+
+
+def _leave_service() -> None:
+    """End the service that holds the run's id as being in use. Now and then it never ends: then it is left alone."""
+    import wandb
+
+    thread = threading.Thread(target=wandb.teardown, name="wandb teardown", daemon=True)
+    thread.start()
+    thread.join(LEAVE_TIMEOUT)
