@@ -81,9 +81,10 @@ def assert_equal_runs(a, b):
     assert not list(a.glob(".*part*"))
 
 
-def uninterrupted(tmp_path, **sections):
+def uninterrupted(tmp_path, *, max_iter=40, eval_period=9, **sections):
     """A run of the config that is made here, also in a forked process: the number of threads changes the last bits."""
-    write_config(tmp_path, SOLVER=SOLVER, TEST=TEST, **sections)
+    test = {**TEST, "EVAL_PERIOD": eval_period}
+    write_config(tmp_path, SOLVER={**SOLVER, "MAX_ITER": max_iter}, TEST=test, **sections)
     process = start(tmp_path, "OUTPUT_DIR", str(tmp_path / "whole"))
     process.join()
     assert process.exitcode == 0
@@ -96,21 +97,20 @@ KILLS = [3, pytest.param(20, marks=pytest.mark.slow)]
 @pytest.mark.parametrize("kills", KILLS)
 @pytest.mark.parametrize("workers", [0, 1])
 def test_killed_at_random_moments(tmp_path, kills, workers):
-    whole = uninterrupted(tmp_path, DATALOADER={"NUM_WORKERS": workers}, MODEL={"PAUSE": 0.02})
-    chance, killed, folder = random.Random(0), 0, tmp_path / "run"
-    while killed < kills:
+    # more iterations than fit between the kills
+    pause, workers = {"PAUSE": 0.02}, {"NUM_WORKERS": workers}
+    whole = uninterrupted(tmp_path, max_iter=40 * kills, eval_period=25, DATALOADER=workers, MODEL=pause)
+    chance = random.Random(0)
+    for _ in range(kills):
         process = start(tmp_path, "--resume")
         time.sleep(chance.uniform(0.05, 1.2))
-        if process.is_alive():
-            os.killpg(process.pid, signal.SIGKILL)
-            killed += 1
+        assert process.is_alive()
+        os.killpg(process.pid, signal.SIGKILL)
         process.join()
-        if (folder / "model_final.pth").exists():
-            break  # the chances let it through to the end
     process = start(tmp_path, "--resume")
     process.join()
-    assert process.exitcode == 0 and killed > 1
-    assert_equal_runs(folder, whole)
+    assert process.exitcode == 0
+    assert_equal_runs(tmp_path / "run", whole)
 
 
 @pytest.mark.parametrize("kills", KILLS)
