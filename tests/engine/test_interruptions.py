@@ -42,6 +42,7 @@ def start(folder, *arguments):
 
     process = mp.get_context("fork").Process(target=child)
     process.start()
+    wait_for(lambda: os.getpgid(process.pid) == process.pid, process)
     return process
 
 
@@ -121,16 +122,16 @@ def test_killed_while_a_checkpoint_is_being_written(tmp_path, kills):
     for _ in range(kills):
         process = start(tmp_path, "--resume")
         written = chance.randrange(1, 3)  # which of its checkpoints
-        for _ in range(written):
+        own = f".model_*.{process.pid}.part*"  # those of processes killed before may still be there
+        for i in range(written):
             known = newest(folder)
-            if not wait_for(lambda: list(folder.glob(".model_*.part*")), process):
-                break
-            if written > 1:
+            wait_for(lambda own=own: list(folder.glob(own)), process)
+            if i + 1 < written:
                 wait_for(lambda known=known: newest(folder) != known, process)
-        time.sleep(chance.uniform(0, 0.01))
+        time.sleep(chance.uniform(0, 0.005))
         if process.is_alive():
             os.killpg(process.pid, signal.SIGKILL)
-            caught += bool(list(folder.glob(".model_*.part*")))
+            caught += bool(list(folder.glob(own)))
         process.join()
         if newest(folder):
             load_checkpoint(newest(folder))  # whole, whatever happened
