@@ -2,8 +2,8 @@ import resource
 import sys
 
 import pytest
-import torch.distributed as dist
 import torch.multiprocessing as mp
+from processes import in_processes
 
 from maskrcnn.distributed import (
     all_gather_object,
@@ -32,29 +32,16 @@ def test_torchruns_variables_count_until_torch_is_initialised(monkeypatch):
         all_gather_object(0)
 
 
-def together(work, count, *arguments):
-    """What `work` returns in each of so many processes, by rank."""
-    results = mp.get_context("fork").SimpleQueue()  # spawned ones would import torch anew, for seconds
-    mp.start_processes(run_in_group, (work, count, results, *arguments), nprocs=count, start_method="fork")
-    return [value for _, value in sorted(results.get() for _ in range(count))]
-
-
-def run_in_group(number, work, count, results, store, *arguments):
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=number, world_size=count)
-    results.put((number, work(*arguments)))
-    dist.destroy_process_group()
-
-
 @forked
-def test_gather_between_two_processes(tmp_path):
-    def everything():
+def test_gather_between_two_processes():
+    def everything(number):
         return rank(), world_size(), is_main_process(), all_gather_object(f"from {rank()}")
 
     expected = ["from 0", "from 1"]
-    assert together(everything, 2, tmp_path / "store") == [(0, 2, True, expected), (1, 2, False, expected)]
+    assert in_processes(2, everything) == [(0, 2, True, expected), (1, 2, False, expected)]
 
 
-def gathered(at_once):
+def gathered(number, at_once):
     """Of 3, 0 and 1 blocks of 10 bytes."""
     blocks = [bytes([rank()] * 10)] * (3, 0, 1)[rank()]
     return gather_bytes_to_main(blocks, at_once=at_once)
@@ -62,12 +49,12 @@ def gathered(at_once):
 
 @forked
 @pytest.mark.parametrize("at_once", [1, 10, 25, 2**20])
-def test_blocks_reach_the_main_process_alone_in_the_order_of_the_ranks(tmp_path, at_once):
+def test_blocks_reach_the_main_process_alone_in_the_order_of_the_ranks(at_once):
     expected = [b"\0" * 10] * 3 + [b"\2" * 10]
-    assert together(gathered, 3, tmp_path / "store", at_once) == [expected, [], []]
+    assert in_processes(3, gathered, at_once) == [expected, [], []]
 
 
-def growth_while_gathering(blocks):
+def growth_while_gathering(number, blocks):
     """MB by which the peak of this process's memory rises; the main process has the blocks."""
     mine = [bytes(2**20) for _ in range(blocks)] if is_main_process() else []
     scale = 2**20 if sys.platform == "darwin" else 2**10
@@ -77,12 +64,12 @@ def growth_while_gathering(blocks):
 
 
 @forked
-def test_what_others_gather_costs_a_process_no_more_than_one_turn(tmp_path):
-    main, other = together(growth_while_gathering, 2, tmp_path / "store", 200)
+def test_what_others_gather_costs_a_process_no_more_than_one_turn():
+    main, other = in_processes(2, growth_while_gathering, 200)
     assert other < 50 and main > 150
 
 
-def doubled(fails):
+def doubled(number, fails):
     def compute():
         if fails:
             raise ValueError("no")
@@ -95,10 +82,10 @@ def doubled(fails):
 
 
 @forked
-def test_what_the_main_process_computes_everybody_gets(tmp_path):
-    assert together(doubled, 2, tmp_path / "first", False) == [7, 7]
+def test_what_the_main_process_computes_everybody_gets():
+    assert in_processes(2, doubled, False) == [7, 7]
     failure = "RuntimeError('the main process failed: ValueError: no')"
-    assert together(doubled, 2, tmp_path / "second", True) == ["ValueError('no')", failure]
+    assert in_processes(2, doubled, True) == ["ValueError('no')", failure]
 
 
 def test_one_process_gathers_and_computes_by_itself():

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from equality import identical
 from processes import in_processes
 from tiny_model import TinyModel, write_config
 
@@ -55,15 +56,6 @@ def wait_for(condition, process, seconds=60):
         assert time.monotonic() < deadline, "it never came to that"
         time.sleep(0.0005)
     return True
-
-
-def identical(a, b):
-    """Bit for bit, through nested containers."""
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(identical(a[key], b[key]) for key in a)
-    if isinstance(a, (list, tuple)):
-        return len(a) == len(b) and all(map(identical, a, b))
-    return torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
 
 
 def evaluations(folder):

@@ -4,9 +4,9 @@ import math
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
 import torch.multiprocessing as mp
 from finished_step import step
+from processes import in_processes
 
 from maskrcnn.engine.hooks import Logging, Pictures, metrics
 from maskrcnn.engine.hooks.metrics import period_means, waiting_hint
@@ -89,8 +89,7 @@ def test_a_loss_that_some_steps_lack_is_the_mean_of_the_others():
     assert means == {"total_loss": 1.5, "loss_a": 2.0, "loss_b": 5.0, "time": 0.5, "data_time": 0.1}
 
 
-def log_in_process(number, store, results):
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=number, world_size=2)
+def log_in_process(number):
     kept = Kept()
     hook = logging_hook(*([kept] if number == 0 else []), period=1)
     hook.after_step(step(0, total=1.0 + number, seconds=0.5 + number, waited=0.25 + number, loss_cls=3.0 * number))
@@ -98,15 +97,12 @@ def log_in_process(number, store, results):
     hook.after_step(step(2, total=5.0 + number))
     if number == 0:
         hook.close()  # the other one may be gone: nothing is asked of it
-    results.put((number, kept.written))
-    dist.destroy_process_group()
+    return kept.written
 
 
 @pytest.mark.skipif("fork" not in mp.get_all_start_methods(), reason="processes cannot be forked here")
-def test_of_several_processes_the_first_writes_the_means_of_all(tmp_path):
-    results = mp.get_context("fork").SimpleQueue()  # spawned ones would import torch anew, for seconds
-    mp.start_processes(log_in_process, (tmp_path / "store", results), nprocs=2, start_method="fork")
-    written = dict(results.get() for _ in range(2))
+def test_of_several_processes_the_first_writes_the_means_of_all():
+    written = in_processes(2, log_in_process)
     assert written[1] == []
     (iteration, values), (rest, own) = written[0]
     assert iteration == 0 and values["total_loss"] == 1.5 and values["loss_cls"] == 1.5

@@ -7,6 +7,7 @@ import pytest
 import tiny_model
 import torch
 import yaml
+from equality import identical
 from tiny_model import CATEGORY_IDS, CLASS_NAMES, write_coco, write_config, write_detector_config
 
 from maskrcnn.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
@@ -33,15 +34,6 @@ def interrupt_at(monkeypatch, iteration):
         return step(self, i, max_iter)
 
     monkeypatch.setattr(Trainer, "step", interrupted)
-
-
-def identical(a, b):
-    """Bit for bit, through nested containers."""
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(identical(a[key], b[key]) for key in a)
-    if isinstance(a, (list, tuple)):
-        return len(a) == len(b) and all(map(identical, a, b))
-    return torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
 
 
 @pytest.fixture(autouse=True)

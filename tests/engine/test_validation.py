@@ -8,8 +8,8 @@ import math
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
 import torch.multiprocessing as mp
+from processes import in_processes
 from tiny_model import TinyModel, write_coco, write_config, write_detector_config
 from torch import nn
 
@@ -119,12 +119,8 @@ def evaluation_of(path, *overrides):
     return Evaluation(cfg, model, test_sets, mapper, path.parent / "inference", precision)
 
 
-def evaluate_share(number, path, count, results):
-    torch.set_num_threads(1)  # a forked process has none of its parent's threads
-    store = f"file://{path.parent / f'store_{count}'}"
-    dist.init_process_group("gloo", init_method=store, rank=number, world_size=count)
-    results.put(evaluation_of(path, *LOSSES_ALONE)())
-    dist.destroy_process_group()
+def evaluate_share(number, path):
+    return evaluation_of(path, *LOSSES_ALONE)()
 
 
 @pytest.mark.skipif("fork" not in mp.get_all_start_methods(), reason="processes cannot be forked here")
@@ -136,9 +132,7 @@ def test_several_processes_find_the_losses_of_one(tmp_path):
     assert {f"val/{name}" for name in ("total_loss", "loss_rpn_cls", "loss_rpn_box", *heads)} <= set(expected)
     assert all(value > 0 for name, value in expected.items() if "loss" in name)
     for count in (2, 4):  # uneven shares, and one without images
-        results = mp.get_context("fork").SimpleQueue()
-        mp.start_processes(evaluate_share, (path, count, results), nprocs=count, start_method="fork")
-        assert [results.get() for _ in range(count)] == [expected] * count
+        assert in_processes(count, evaluate_share, path) == [expected] * count
 
 
 def test_images_without_objects_count_too(tmp_path):

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
 import torch.multiprocessing as mp
+from processes import in_processes
 
 from maskrcnn.data.datasets import read_coco
 from maskrcnn.data.records import Dataset
@@ -68,26 +68,15 @@ def process(evaluator: CocoEvaluator, image_ids: list[int]) -> None:
         evaluator.process([sample], [detections(image_id)])
 
 
-def evaluate_share(number, folder, shares, output, outcomes):
-    torch.set_num_threads(1)  # a forked process has none of its parent's threads
-    store = f"file://{folder / 'store'}"
-    dist.init_process_group("gloo", init_method=store, rank=number, world_size=len(shares))
-    dataset = read_coco(folder / "truth.json", folder)
-    evaluator = CocoEvaluator(dataset, output, 100)
+def evaluate_share(
+    number: int, folder: Path, shares: list[list[int]], output: Path | None
+) -> tuple[int, dict[str, float], str] | tuple[int, str]:
+    evaluator = CocoEvaluator(read_coco(folder / "truth.json", folder), output, 100)
     process(evaluator, shares[number])
     try:
-        outcomes.put((number, evaluator.result(), evaluator.table()))
+        return number, evaluator.result(), evaluator.table()
     except Exception as error:
-        outcomes.put((number, repr(error)))
-    dist.destroy_process_group()
-
-
-def in_processes(folder: Path, shares: list[list[int]], output: Path | None) -> list[tuple[Any, ...]]:
-    """What `evaluate_share` says in each process, by rank."""
-    outcomes = mp.get_context("fork").SimpleQueue()
-    arguments = (folder, shares, output, outcomes)
-    mp.start_processes(evaluate_share, arguments, nprocs=len(shares), start_method="fork")
-    return sorted(outcomes.get() for _ in shares)
+        return number, repr(error)
 
 
 @pytest.mark.parametrize(
@@ -109,7 +98,7 @@ def test_figures_and_file_are_those_of_one_process(tmp_path: Path, shares: list[
     expected = alone.result()
     assert 0 < expected["segm/AP"] < 100
 
-    found = in_processes(tmp_path / "data", shares, tmp_path / "together")
+    found = in_processes(len(shares), evaluate_share, tmp_path / "data", shares, tmp_path / "together")
     assert found == [(number, expected, alone.table()) for number in range(len(shares))]
     files = [(tmp_path / name / RESULTS_FILE).read_bytes() for name in ("alone", "together")]
     assert files[0] == files[1]
@@ -123,7 +112,7 @@ def test_a_failure_in_the_main_process_reaches_all(tmp_path: Path, monkeypatch) 
         raise ZeroDivisionError("of the tool")
 
     monkeypatch.setattr(coco, "run_coco", broken)
-    found = in_processes(tmp_path, [[30], [4], [17]], None)
+    found = in_processes(3, evaluate_share, tmp_path, [[30], [4], [17]], None)
     failure = "RuntimeError('the main process failed: ZeroDivisionError: of the tool')"
     assert [text for _, text in found] == ["ZeroDivisionError('of the tool')", failure, failure]
 
@@ -131,5 +120,6 @@ def test_a_failure_in_the_main_process_reaches_all(tmp_path: Path, monkeypatch) 
 def test_a_results_file_that_cannot_be_written_costs_no_process_its_figures(tmp_path: Path) -> None:
     write_data(tmp_path, 2)
     (tmp_path / "file").touch()
-    (_, first, _), (_, second, _) = in_processes(tmp_path, [[30], [4]], tmp_path / "file" / "inside")
+    output = tmp_path / "file" / "inside"
+    (_, first, _), (_, second, _) = in_processes(2, evaluate_share, tmp_path, [[30], [4]], output)
     assert first == second and first["bbox/AP"] > 0
