@@ -100,6 +100,6 @@ def without_launch_flags(arguments: list[str]) -> list[str]:
 def with_number(arguments: list[str]) -> list[str]:
     """The arguments with a number after each --profile: argparse would take the first override for it."""
     for i, (word, following) in enumerate(zip(arguments, [*arguments, ""][1:], strict=True)):
-        if word == "--profile" and not following.isdecimal():
+        if word == "--profile" and not following.removeprefix("-").isdecimal():
             return [*arguments[: i + 1], PROFILED, *arguments[i + 1 :]]
     return arguments

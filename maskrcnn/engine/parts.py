@@ -178,13 +178,14 @@ def build_hooks(
     if state.ema:
         hooks.append(Averaging(state.ema))
     hooks.append(checkpointing)
-    hooks.append(Preemption(request, checkpointing.save_latest))
     if metric := cfg.TEST.BEST_METRIC:
         history = [(iteration, results[metric]) for iteration, results in past.items() if metric in results]
-        hooks.append(KeepBest(metric, checkpointing.keep_best, patience=cfg.TEST.PATIENCE, history=history))
+        patience, is_there = cfg.TEST.PATIENCE, (folder / Checkpointer.BEST).exists()
+        hooks.append(KeepBest(metric, checkpointing.keep_best, patience=patience, history=history, is_there=is_there))
     # after it: an evaluation in metrics.json is one that needs no repeating if the run is killed
     workers = cfg.DATALOADER.NUM_WORKERS
     hooks.append(Logging(outputs, batch_size=cfg.SOLVER.IMS_PER_BATCH, num_workers=workers, device=device))
+    hooks.append(Preemption(request, checkpointing.save_latest))
     if outputs:
         hooks.append(Pictures(outputs, evaluation.pictures))
     if profile and is_main_process():

@@ -104,6 +104,8 @@ def train(cfg: CfgNode, *, resume: bool = False, profile: int = 0) -> dict[str, 
             checks.check_best_metric(cfg, evaluation.metrics)
             if checkpoint:  # last, so that nothing draws from the restored generators before the first step
                 parts.state.restore(checkpoint, checkpoint["source"])
+        if parts.finished and is_main_process():  # unless a kill came between the final checkpoint and this
+            (folder / Checkpointer.LATEST).unlink(missing_ok=True)
         if is_main_process():
             write_atomically(folder / "config.yaml", dump(cfg).encode())
         past = from_main(lambda: evaluations(folder / METRICS_FILE, before=parts.start))
@@ -174,12 +176,12 @@ def test(cfg: CfgNode, *, weights: Sequence[str] = ()) -> dict[str, float]:
 def _claim(folder: Path, *, resume: bool, restarted: bool) -> None:
     """Make the run's folder. One that holds a run is for going on with it, by who asks for it or had begun it."""
     claim = folder / CLAIM_FILE
+    if not restarted and claim.exists() and claim.read_text() == job():
+        claim.unlink()  # of another job, which had the same name: the restarts of this one are not to be taken for its
     if not resume and not (restarted and claim.exists() and claim.read_text() == job()):
         checks.check_unused(folder)
     checks.make_folder(folder)
     WholeFile.remove_parts(folder)
-    if (newest := newest_checkpoint(folder)) and newest.name != Checkpointer.LATEST:
-        (folder / Checkpointer.LATEST).unlink(missing_ok=True)  # a kill came between a newer one and this
     if name := job():
         write_atomically(claim, name.encode())
 

@@ -21,11 +21,12 @@ class RunningStatistics:
     def __init__(self, model: nn.Module) -> None:
         norms = [module for module in model.modules() if isinstance(module, _NormBase) and module.track_running_stats]
         self.now = [t for norm in norms for t in (norm.running_mean, norm.running_var) if t is not None]
-        self.before: list[torch.Tensor] = []
+        self.before = torch.empty(0)
 
     @torch.no_grad()
     def keep(self) -> None:
-        self.before = [statistic.clone() for statistic in self.now]
+        if self.now:
+            self.before = torch.cat(self.now)
 
     @torch.no_grad()
     def settle(self, finite: torch.Tensor) -> None:
@@ -35,10 +36,7 @@ class RunningStatistics:
         """
         if not self.now:
             return
-        for now, before in zip(self.now, self.before, strict=True):
-            now.copy_(torch.where(finite, now, before))
+        settled = torch.where(finite, torch.cat(self.now), self.before)
         if world_size() > 1:
-            together = torch.cat(self.now)
-            dist.broadcast(together, src=0)
-            for now, shared in zip(self.now, together.split([len(now) for now in self.now]), strict=True):
-                now.copy_(shared)
+            dist.broadcast(settled, src=0)
+        torch._foreach_copy_(self.now, settled.split([len(statistic) for statistic in self.now]))

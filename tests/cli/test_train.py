@@ -100,10 +100,12 @@ def test_profile_is_of_training(config, capsys):
     assert end.value.code == 2 and "--profile" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("word", "part"), [("--profile=-3", "-3 iterations"), ("--profile=few", "'few'")])
+@pytest.mark.parametrize(
+    ("word", "part"), [("--profile=-3", "-3 iterations"), ("--profile -3", "-3 iterations"), ("--profile=few", "'few'")]
+)
 def test_a_profile_of_no_number_of_iterations(config, capsys, word, part):
     with pytest.raises(SystemExit) as end:
-        train("--config", config, word)
+        train("--config", config, *word.split())
     assert end.value.code == 2 and part in capsys.readouterr().err
 
 

@@ -32,6 +32,7 @@ def test_a_run_that_goes_on_remembers():
     hook, kept = run([6.5], patience=2, history=history)
     assert kept == [] and hook.stop and hook.best == (10, 7.0)
     assert run([7.5], patience=2, history=history)[1] == [0]
+    assert run([6.5, 6.0], history=history, is_there=False)[1] == [0]  # the file of 7.0 could not be written
 
 
 def test_one_that_could_not_be_kept_does_not_stand_in_the_way_of_the_next():

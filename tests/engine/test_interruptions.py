@@ -174,26 +174,41 @@ def test_a_signal_during_an_evaluation(tmp_path):
 
 
 def signalled_in_an_evaluation(number, config, only):
-    """What the run raised; a signal comes while the first image is being evaluated, to all or to one process."""
-    inference = TinyModel.inference
+    """What the run says, and how many images this process evaluated.
+
+    A signal comes while the first image is being evaluated, to all processes or to one.
+    """
+    inference, evaluated = TinyModel.inference, []
 
     def asked(self, batch):
         if only in (None, number):
             os.kill(os.getpid(), signal.SIGTERM)
+        evaluated.append(batch)
         return inference(self, batch)
 
     TinyModel.inference = asked
-    run.train(config)
+    try:
+        run.train(config)
+    except Preempted as stop:
+        return str(stop), len(evaluated)
 
 
 @pytest.mark.parametrize("only", [None, 0, 1])
 def test_a_signal_during_an_evaluation_of_two_processes(tmp_path, only):
     write_config(tmp_path, SOLVER=SOLVER, TEST={"EVAL_PERIOD": 9, "EVALUATORS": ["coco"]})
     config = load_config(tmp_path / "config.yaml", [])
-    errors = in_processes(2, signalled_in_an_evaluation, config, only)
-    assert [type(error) for error in errors] == [Preempted] * 2, errors
-    assert "during an evaluation" in str(errors[0])
+    outcomes = in_processes(2, signalled_in_an_evaluation, config, only)
+    assert all("during an evaluation" in text for text, _ in outcomes)
+    assert [count for _, count in outcomes] in ([1, 1], [2, 2])  # of 3: nobody waits for the others' shares
     assert load_checkpoint(newest(tmp_path / "run"))["iteration"] == 8
+
+
+def test_the_line_of_a_period_that_a_signal_ends_is_written(tmp_path):
+    write_config(tmp_path, SOLVER=SOLVER, TEST={"EVAL_PERIOD": 0})
+    (part,) = in_processes(1, until_a_signal, load_config(tmp_path / "config.yaml", []), 19, False)
+    assert "after iteration 19, which is saved" in part[1]
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.json").read_text().splitlines()]
+    assert [line["iteration"] for line in lines] == [19]
 
 
 def killed_while_it_keeps_the_best(config):
@@ -308,6 +323,10 @@ def test_a_restart_does_not_go_on_with_a_run_of_somebody_else(tmp_path, monkeypa
             run.train(config)
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "theirs")
     run.train(config)  # a restart of the job that it belongs to
+    for count in ("0", "1"):  # a later job of the same name, as a copied command has it
+        monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", count)
+        with pytest.raises(RunError, match="holds another run"):
+            run.train(config)
 
 
 def children(pid):

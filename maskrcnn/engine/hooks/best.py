@@ -20,6 +20,7 @@ class KeepBest(Hook):
             could be kept now.
         patience: evaluations without a better value after which to stop; 0: never.
         history: (iteration, value) of the evaluations before, in a run that goes on.
+        is_there: whether the best of these is kept; it may not have been possible.
     """
 
     def __init__(
@@ -29,6 +30,7 @@ class KeepBest(Hook):
         *,
         patience: int = 0,
         history: Sequence[tuple[int, float]] = (),
+        is_there: bool = True,
     ) -> None:
         self.metric, self.keep, self.patience = metric, keep, patience
         self.sign = -1 if "loss" in metric.rsplit("/", 1)[-1] else 1
@@ -37,7 +39,7 @@ class KeepBest(Hook):
         self.since = 0
         for iteration, value in history:
             self.take(iteration, value)
-        self.kept = self.best[1] if self.best else None
+        self.kept = self.best[1] if self.best and is_there else None
 
     def take(self, iteration: int, value: float) -> bool:
         """Whether this is the best value so far. One that is not finite never is."""

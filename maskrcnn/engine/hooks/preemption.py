@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -9,7 +10,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Generic, Protocol, TypeVar
 
-from maskrcnn.distributed import any_rank, world_size
+from maskrcnn.distributed import all_gather_object, any_rank, world_size
 from maskrcnn.engine.trainer import Hook, Step
 
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name))
@@ -66,12 +67,14 @@ class Interruptible(Generic[T]):
         return len(self.loader)
 
     def __iter__(self) -> Iterator[T]:
-        """Raises Preempted, in all processes, when somebody asked one of them."""
-        for item in self.loader:
-            if self.request.name:
+        """Raises Preempted, in all processes after equally many items, when somebody asked one of them."""
+        items, answer = iter(self.loader), any_rank(bool(self.request.name))
+        for _ in range(max(all_gather_object(len(self.loader)))):  # who has fewer items goes on answering
+            if answer():
                 break
-            yield item
-        if any_rank(bool(self.request.name))():
+            answer = any_rank(bool(self.request.name))
+            yield from itertools.islice(items, 1)
+        if answer():
             name = self.request.name or "another process"
             raise Preempted(f"stopped by {name} during an evaluation; --resume goes on from the last checkpoint")
 

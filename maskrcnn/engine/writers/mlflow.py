@@ -152,6 +152,7 @@ class Run:
         from mlflow.entities import Param
         from mlflow.environment_variables import MLFLOW_EXPERIMENT_NAME
 
+        self.uri = uri
         if uri == LOCAL:
             (folder / STORE).mkdir(exist_ok=True)
         self.client = MlflowClient(tracking_uri=local_uri(folder) if uri == LOCAL else uri)
@@ -179,7 +180,7 @@ class Run:
         try:
             send(self)
         except Exception as error:
-            if not is_refusal(error):
+            if not is_refusal(error, self.uri):
                 raise
             if not self.has_refused:
                 logger.warning("MLflow refuses something, which is left out: %s", error)
@@ -203,13 +204,16 @@ class Run:
         self.client.set_terminated(self.id, "FINISHED" if complete else "KILLED")
 
 
-def is_refusal(error: Exception) -> bool:
-    """Whether it is the values' fault, and would come again with them; else a disk's, a network's or a server's."""
+def is_refusal(error: Exception, uri: str) -> bool:
+    """Whether it is the values' fault, and would come again with them; else a disk's, a network's or a server's.
+
+    A server says "bad request" of its database's troubles as well, and what it does not take the local store gets.
+    """
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import OperationalError
 
     if isinstance(error, MlflowException):
-        return error.error_code in ("INVALID_PARAMETER_VALUE", "BAD_REQUEST")
+        return error.error_code == "INVALID_PARAMETER_VALUE" or (error.error_code == "BAD_REQUEST" and uri == LOCAL)
     return not isinstance(error, (OSError, OperationalError))
 
 
