@@ -130,13 +130,14 @@ def _meet(store: dist.Store, me: int, world: int, seconds: float) -> tuple[int, 
     main process begins a new attempt, and says who has come to it, each by a word that only a living one knows.
     """
     word = f"{socket.gethostname()} {uuid.uuid4()}"
-    own = store.add("attempts", 1) if me == 0 else 0
+    own, known = store.add("attempts", 1) if me == 0 else 0, -1
     deadline = time.monotonic() + seconds
-    while True:
+    while True:  # a few requests each time, however many processes wait
         attempt = own or store.add("attempts", 0)
-        store.set(f"{attempt}/word/{me}", word)
-        missing = [r for r in range(world) if not store.check([f"{attempt}/word/{r}"])]
-        if me == 0 and not missing:
+        if attempt != known:
+            known = attempt
+            store.set(f"{attempt}/word/{me}", word)
+        if me == 0 and store.check([f"{attempt}/word/{r}" for r in range(world)]):
             words = [store.get(f"{attempt}/word/{r}").decode() for r in range(world)]
             store.set(f"{attempt}/all", "\n".join(words))
         if store.check([f"{attempt}/all"]):
@@ -144,6 +145,7 @@ def _meet(store: dist.Store, me: int, world: int, seconds: float) -> tuple[int, 
             if len(words) == world and words[me] == word:
                 return attempt, [each.split()[0] for each in words]
         if time.monotonic() > deadline:
+            missing = [r for r in range(world) if not store.check([f"{attempt}/word/{r}"])]
             missing = missing or [0]  # who would have to say that all are there
             there = {r: store.get(f"{attempt}/word/{r}").decode().split()[0] for r in range(world) if r not in missing}
             raise GroupError(

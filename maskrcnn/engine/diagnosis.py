@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from maskrcnn.engine.state import untouched_rng
+from maskrcnn.evaluation import evaluation_mode
 from maskrcnn.modeling import Model
 
 
@@ -34,16 +35,12 @@ def first_non_finite(
     hooks = [
         part.register_forward_hook(_recorder(name or "the model", outputs)) for name, part in model.named_modules()
     ]
-    modes = {module: module.training for module in model.modules()}
     try:
-        model.eval()
-        with untouched_rng(), autocast():
+        with evaluation_mode(model), untouched_rng(), autocast():
             outputs += [f"{name}, computed from finite outputs" for name in _bad(model.losses(list(batch)))]
     finally:
         for hook in hooks:
             hook.remove()
-        for module, training in modes.items():
-            module.training = training
     return next(iter(outputs), ""), ""
 
 

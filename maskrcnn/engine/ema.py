@@ -37,18 +37,17 @@ class WeightAverage:
     @contextmanager
     def in_place(self) -> Iterator[None]:
         """Within the context the model has the averaged weights."""
-        self._exchange()
+        own = {name: value.clone() for name, value in self.model.state_dict().items()}
+        self._give(self.average)
         try:
             yield
         finally:
-            self._exchange()
+            self._give(own)
 
     @torch.no_grad()
-    def _exchange(self) -> None:
+    def _give(self, weights: Mapping[str, Tensor]) -> None:
         for name, value in self.model.state_dict().items():
-            kept = value.clone()
-            value.copy_(self.average[name])
-            self.average[name].copy_(kept)
+            value.copy_(weights[name])
 
     def state_dict(self) -> dict[str, Tensor]:
         return dict(self.average)

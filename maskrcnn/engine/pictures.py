@@ -12,6 +12,7 @@ import torch
 from maskrcnn.data import Dataset
 from maskrcnn.data.loader import Mapper
 from maskrcnn.data.mappers import instances, read_recorded
+from maskrcnn.evaluation import evaluation_mode
 from maskrcnn.modeling import Model
 from maskrcnn.visualization import draw_detections, draw_targets, sheet
 
@@ -28,12 +29,10 @@ def beside_ground_truth(
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Names and pictures of `count` images, evenly spread over the data set and always the same ones.
 
-    The model is left in the mode that it was in.
+    Each of the model's modules is left in the mode that it was in.
     """
     indices = {round(float(i)) for i in np.linspace(0, len(dataset) - 1, count)} if len(dataset) else set()
-    training = model.training
-    model.eval()
-    try:
+    with evaluation_mode(model):
         for i in sorted(indices):
             record = dataset[i]
             with torch.inference_mode(), autocast():
@@ -44,5 +43,3 @@ def beside_ground_truth(
                 draw_detections(image, detections, names, score_threshold=SCORE_THRESHOLD),
             ]
             yield f"predictions/{record.image_id}", sheet(pictures, titles=["ground truth", "predictions"], columns=2)
-    finally:
-        model.train(training)

@@ -36,7 +36,6 @@ from maskrcnn.distributed import (
 from maskrcnn.engine import checks, logs
 from maskrcnn.engine.determinism import make_deterministic
 from maskrcnn.engine.evaluation import Evaluation
-from maskrcnn.engine.history import METRICS_FILE, evaluations
 from maskrcnn.engine.hooks import StopRequest
 from maskrcnn.engine.inference import prepare_inference
 from maskrcnn.engine.inputs import build_mappers, list_changes, read_test_sets
@@ -45,6 +44,7 @@ from maskrcnn.engine.precision import choose_precision
 from maskrcnn.engine.solver import build_schedule
 from maskrcnn.engine.state import check_resumable, load_weights
 from maskrcnn.engine.trainer import Trainer
+from maskrcnn.engine.writers.json_lines import METRICS_FILE, evaluations
 from maskrcnn.modeling import build_model
 
 CLAIM_FILE = ".job"  # which torchrun job has a folder for its own
@@ -176,9 +176,10 @@ def test(cfg: CfgNode, *, weights: Sequence[str] = ()) -> dict[str, float]:
 def _claim(folder: Path, *, resume: bool, restarted: bool) -> None:
     """Make the run's folder. One that holds a run is for going on with it, by who asks for it or had begun it."""
     claim = folder / CLAIM_FILE
-    if not restarted and claim.exists() and claim.read_text() == job():
-        claim.unlink()  # of another job, which had the same name: the restarts of this one are not to be taken for its
-    if not resume and not (restarted and claim.exists() and claim.read_text() == job()):
+    has_our_name = claim.exists() and claim.read_text() == job()
+    if has_our_name and not restarted:
+        claim.unlink()  # of another job of that name: the restarts of this one are not to be taken for its
+    if not resume and not (restarted and has_our_name):
         checks.check_unused(folder)
     checks.make_folder(folder)
     WholeFile.remove_parts(folder)

@@ -40,3 +40,15 @@ def test_the_model_has_it_for_a_while():
     torch.testing.assert_close(dict(model.state_dict()), dict(own), rtol=0, atol=0)
     torch.testing.assert_close(average.state_dict(), averaged, rtol=0, atol=0)
     assert model.weight.data_ptr() == pointer
+
+
+def test_a_weight_that_two_modules_share_comes_back():
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    model[1].weight = model[0].weight
+    average = WeightAverage(model, 0.5)
+    with torch.no_grad():
+        model[0].weight += 1
+    own, before = model[0].weight.clone(), average.state_dict()["1.weight"].clone()
+    with average.in_place():
+        assert torch.equal(model[0].weight, before)
+    assert torch.equal(model[0].weight, own) and model[1].weight is model[0].weight

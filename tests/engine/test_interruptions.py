@@ -20,11 +20,12 @@ from tiny_model import TinyModel, write_config
 from maskrcnn import cli
 from maskrcnn.checkpoint import Checkpointer, load_checkpoint, newest_checkpoint
 from maskrcnn.config import load_config
-from maskrcnn.engine import history, run
+from maskrcnn.engine import run
 from maskrcnn.engine.checks import RunError
 from maskrcnn.engine.hooks import checkpointing
 from maskrcnn.engine.hooks.preemption import EXIT_CODE, Preempted
 from maskrcnn.engine.trainer import Trainer
+from maskrcnn.engine.writers import json_lines
 
 pytestmark = pytest.mark.skipif("fork" not in mp.get_all_start_methods(), reason="processes cannot be forked here")
 
@@ -59,7 +60,7 @@ def wait_for(condition, process, seconds=60):
 
 
 def evaluations(folder):
-    found = history.evaluations(folder / "metrics.json", before=10**6)
+    found = json_lines.evaluations(folder / "metrics.json", before=10**6)
     return {iteration: metrics["score/mean"] for iteration, metrics in found.items()}
 
 

@@ -35,11 +35,11 @@ class KeepBest(Hook):
         self.metric, self.keep, self.patience = metric, keep, patience
         self.sign = -1 if "loss" in metric.rsplit("/", 1)[-1] else 1
         self.best: tuple[int, float] | None = None
-        self.kept: float | None = None  # less than the best, if that could not be written
         self.since = 0
         for iteration, value in history:
             self.take(iteration, value)
-        self.kept = self.best[1] if self.best and is_there else None
+        # less than the best, where that could not be written
+        self.kept: float | None = self.best[1] if self.best and is_there else None
 
     def take(self, iteration: int, value: float) -> bool:
         """Whether this is the best value so far. One that is not finite never is."""

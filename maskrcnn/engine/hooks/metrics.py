@@ -77,7 +77,7 @@ class Logging(Hook):
     def write_the_rest(self, last: Step) -> None:
         try:
             names, means = own_means(self.steps)
-            values = self.values(last, dict(zip(names, means.tolist(), strict=True)))
+            values = self.values(last, dict(zip(names, means, strict=True)))
         except Exception as error:  # the device may be what failed, and has an error of its own on its way
             logger.warning("the means of the last %d iterations are lost: %s", len(self.steps), error)
             return
@@ -109,17 +109,17 @@ def period_means(steps: Sequence[Step]) -> dict[str, float]:
     One transfer from the device for all of them together.
     """
     names, means = own_means(steps)
-    return dict(zip(names, mean_over_ranks(means).tolist(), strict=True))
+    return dict(zip(names, mean_over_ranks(torch.tensor(means, dtype=torch.float64)).tolist(), strict=True))
 
 
-def own_means(steps: Sequence[Step]) -> tuple[list[str], torch.Tensor]:
-    """Names, and means over the steps of this process, float64 on the device."""
+def own_means(steps: Sequence[Step]) -> tuple[list[str], list[float]]:
+    """Names, and means over the steps of this process."""
     names = list(dict.fromkeys(name for step in steps for name in step.losses))
     columns = [[step.total_loss for step in steps]]
     columns += [[step.losses[name] for step in steps if name in step.losses] for name in names]
-    means = torch.stack([torch.stack([v.double() for v in column]).mean() for column in columns])
+    means = torch.stack([torch.stack([v.float() for v in column]).mean() for column in columns]).tolist()
     times = [statistics.fmean(step.time for step in steps), statistics.fmean(step.data_time for step in steps)]
-    return ["total_loss", *names, "time", "data_time"], torch.cat([means, means.new_tensor(times)])
+    return ["total_loss", *names, "time", "data_time"], [*means, *times]
 
 
 def as_float(value: Any) -> float:

@@ -11,10 +11,9 @@ import yaml
 from yacs.config import CfgNode
 
 from maskrcnn.config import dump
-from maskrcnn.engine.history import METRICS_FILE
 from maskrcnn.engine.writers.bar import ProgressBar
 from maskrcnn.engine.writers.guarded import Guarded
-from maskrcnn.engine.writers.json_lines import JSONLines
+from maskrcnn.engine.writers.json_lines import METRICS_FILE, JSONLines
 from maskrcnn.engine.writers.log_lines import LogLines
 from maskrcnn.engine.writers.writer import Writer
 from maskrcnn.registry import WRITERS

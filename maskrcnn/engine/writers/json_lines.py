@@ -1,4 +1,4 @@
-"""metrics.json."""
+"""metrics.json: written line by line, and read again when a run goes on."""
 
 from __future__ import annotations
 
@@ -8,9 +8,12 @@ import os
 from collections.abc import Mapping
 from itertools import takewhile
 from pathlib import Path
+from typing import Any
 
 from maskrcnn.engine.writers.appended import AppendedFile
-from maskrcnn.engine.writers.writer import Writer
+from maskrcnn.engine.writers.writer import Writer, is_training
+
+METRICS_FILE = "metrics.json"
 
 
 class JSONLines(Writer):
@@ -46,3 +49,20 @@ def _iteration(line: bytes) -> float:
         return float(json.loads(line)["iteration"])
     except (ValueError, KeyError, TypeError):  # somebody else's: what follows it is worth more than a clean file
         return -math.inf
+
+
+def evaluations(path: Path, *, before: int) -> dict[int, dict[str, float]]:
+    """The metrics of each evaluation by its iteration, of iterations less than `before`; none without the file.
+
+    A metric without a value (`null`) is NaN. A line that a power cut left unfinished is left out.
+    """
+    found: dict[int, dict[str, float]] = {}
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []:
+        try:
+            values: dict[str, Any] = json.loads(line)
+            iteration = int(values.pop("iteration"))
+        except (ValueError, KeyError, TypeError, AttributeError):
+            continue
+        if not is_training(values) and iteration < before:
+            found[iteration] = {name: float("nan") if value is None else value for name, value in values.items()}
+    return found
