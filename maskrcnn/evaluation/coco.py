@@ -14,7 +14,8 @@ from faster_coco_eval import COCO, COCOeval_faster
 
 from maskrcnn.data.records import Dataset
 from maskrcnn.distributed import from_main, gather_bytes_to_main
-from maskrcnn.evaluation.explain import AREAS, doubts, explain
+from maskrcnn.evaluation.coco_figures import BY_CLASS, by_class, figure_names, number, precision_curves, summarise
+from maskrcnn.evaluation.explain import doubts, explain
 from maskrcnn.evaluation.results import detections_to_coco, write_json
 from maskrcnn.evaluation.tables import aligned
 from maskrcnn.registry import EVALUATORS
@@ -25,6 +26,7 @@ logger = logging.getLogger(__name__)
 
 KINDS = {"bbox": "box", "segm": "mask"}  # COCO's words and ours
 RESULTS_FILE = "coco_instances_results.json"
+FIGURES_FILE = "coco_figures.json"
 
 
 @EVALUATORS.register("coco")
@@ -38,7 +40,8 @@ class CocoEvaluator:
 
     Args:
         dataset: the images and their ground truth.
-        output_dir: where `coco_instances_results.json` is written; None writes nothing.
+        output_dir: where `coco_instances_results.json`, and the figures with their curves, `coco_figures.json`, are
+            written; None writes nothing.
         detections_per_image: the number that the model keeps.
         masks: whether the detections have masks; None assumes it where the data set has them.
     """
@@ -89,8 +92,7 @@ class CocoEvaluator:
     def _compute(self, by_image: Mapping[Any, list[dict[str, Any]]]) -> tuple[dict[str, float], list[int]]:
         """The figures, and how many objects each category has."""
         results = [result for image in sorted(by_image) for result in by_image[image]]
-        if self.output_dir is not None:
-            self._write(self.output_dir / RESULTS_FILE, results)
+        self._write(RESULTS_FILE, results)
         truth = ground_truth(self.dataset)
         if len(by_image) < len(self._known_images):
             logger.warning(
@@ -101,22 +103,37 @@ class CocoEvaluator:
         for line in doubts(truth, results):
             logger.warning(line)
         figures = dict.fromkeys(self.metrics, -1.0)
+        details: dict[str, Any] = {}
         for kind in self.kinds:
             if kind == "segm" and results and "segmentation" not in results[0]:
                 logger.warning("the detections have no masks, so every segm figure is -1")
                 continue
             precision, recall = run_coco(truth, results, kind, self.limits)
-            figures |= zip(self._overall(kind), summarise(precision, recall, self.limits), strict=True)
-            of_classes = map(mean_known, np.moveaxis(precision[..., 0, -1], 2, 0))
-            figures |= zip(self._by_class(kind), of_classes, strict=True)
-        overall = {name: figures[name] for kind in self.kinds for name in self._overall(kind)}
-        for line in explain(truth, results, overall):
+            overall, of_classes = summarise(precision, recall, self.limits), by_class(precision, recall).tolist()
+            figures |= zip(self._overall(kind), overall, strict=True)
+            figures |= zip(self._by_class(kind), (row[0] for row in of_classes), strict=True)
+            details[kind] = {
+                "figures": dict(zip(figure_names(self.limits), overall, strict=True)),
+                "by_class": {"columns": BY_CLASS, "rows": of_classes},
+                "precision": precision_curves(precision),
+            }
+        without_classes = {name: figures[name] for kind in self.kinds for name in self._overall(kind)}
+        for line in explain(truth, results, without_classes):
             logger.warning(line)
-        return figures, objects_per_category(truth, self.dataset.category_ids)
+        objects = objects_per_category(truth, self.dataset.category_ids)
+        self._write(
+            FIGURES_FILE,
+            {"images": len(self.dataset), "classes": self.class_names, "objects": objects, "kinds": details},
+        )
+        return figures, objects
 
-    def _write(self, path: Path, results: list[dict[str, Any]]) -> None:
+    def _write(self, name: str, content: Any) -> None:
+        if self.output_dir is None:
+            return
+        path = self.output_dir / name
         try:
-            write_json(path, results)
+            path.unlink(missing_ok=True)  # of an earlier evaluation, which it is not to be taken for
+            write_json(path, content)
         except OSError as error:  # a full disk: the figures are worth more than the file
             logger.error("the results file %s could not be written: %s; the figures do not need it", path, error)
 
@@ -129,32 +146,6 @@ class CocoEvaluator:
         categories = [["category", "objects", *(f"{KINDS[kind]} AP" for kind in self.kinds)]]
         categories += map(list, zip(self.class_names, map(str, self._objects), *columns, strict=True))
         return f"{aligned(overall)}\n\n{aligned(categories)}"
-
-
-def figure_names(limits: Sequence[int]) -> tuple[str, ...]:
-    """The names of the figures, in the order of the official table."""
-    sizes = [f"AP{s}" for s in AREAS], [f"AR{s}" for s in AREAS]
-    return ("AP", "AP50", "AP75", *sizes[0], *(f"AR@{k}" for k in limits), *sizes[1])
-
-
-def summarise(precision: np.ndarray, recall: np.ndarray, limits: Sequence[int]) -> list[float]:
-    """COCO's figures in the order of `figure_names`, in percent.
-
-    Args:
-        precision: (T, R, K, A, M): 10 IoUs, 101 recalls, categories, areas (all, small, medium, large), limits.
-        recall: (T, K, A, M).
-    """
-    values = [precision[..., 0, -1], precision[0, ..., 0, -1], precision[5, ..., 0, -1]]  # IoU 0.50 and 0.75
-    values += [precision[..., area, -1] for area in (1, 2, 3)]
-    values += [recall[..., 0, limit] for limit in range(len(limits))]
-    values += [recall[..., area, -1] for area in (1, 2, 3)]
-    return [mean_known(value) for value in values]
-
-
-def mean_known(values: np.ndarray) -> float:
-    """The mean in percent of what has ground truth; the official tool marks the rest, and a mean of nothing, as -1."""
-    known = values[values > -1]
-    return 100 * float(known.mean()) if len(known) else -1.0
 
 
 def run_coco(
@@ -263,7 +254,3 @@ def objects_per_category(truth: dict[str, Any], category_ids: Sequence[int]) -> 
     """How many objects, crowd regions apart, each category has."""
     counts = Counter(a["category_id"] for a in truth["annotations"] if not a["iscrowd"])
     return [counts[category] for category in category_ids]
-
-
-def number(value: float) -> str:
-    return "-" if value < 0 else f"{value:.1f}"

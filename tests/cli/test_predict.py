@@ -17,7 +17,7 @@ from maskrcnn.cli.predict_inputs import plan
 from maskrcnn.data import read_coco
 from maskrcnn.data.videos import Video
 from maskrcnn.evaluation import CocoEvaluator
-from maskrcnn.evaluation.coco import figure_names
+from maskrcnn.evaluation.coco_figures import figure_names
 from maskrcnn.structures import Detections, Sample
 from maskrcnn.visualization import VideoFile
 

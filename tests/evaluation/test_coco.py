@@ -158,6 +158,28 @@ def test_the_ap_of_each_class_is_that_of_pycocotools(evaluated) -> None:
     assert result["bbox/AP-toothbrush"] == result["segm/AP-toothbrush"] == -1  # no ground truth
 
 
+def test_the_figures_file_has_what_pycocotools_accumulates(evaluated) -> None:
+    dataset, evaluator, result = evaluated
+    results = json.loads((evaluator.output_dir / "coco_instances_results.json").read_text())
+    content = json.loads((evaluator.output_dir / "coco_figures.json").read_text())
+    assert content["images"] == len(dataset) and content["classes"] == list(dataset.class_names)
+    assert sum(content["objects"]) == dataset.num_objects.sum()
+    for kind in ("bbox", "segm"):
+        found, theirs = content["kinds"][kind], official(dataset.json_path, results, kind, [1, 10, 100]).eval
+        assert found["figures"] == {name: result[f"{kind}/{name}"] for name in FIGURES}
+        precision, recall = theirs["precision"][..., -1], theirs["recall"][..., -1]  # (T, R, K, A), (T, K, A)
+        parts = [precision[..., 0], precision[:1, ..., 0], precision[5:6, ..., 0]]
+        parts += [precision[..., area] for area in (1, 2, 3)] + [recall[..., 0]]
+        assert found["by_class"]["columns"] == ["AP", "AP50", "AP75", "APs", "APm", "APl", "AR"]
+        for k, row in enumerate(found["by_class"]["rows"]):
+            values = [part[:, k] if part.ndim == 2 else part[:, :, k] for part in parts]
+            known = [value[value > -1] for value in values]
+            assert row == pytest.approx([100 * v.mean() if len(v) else -1 for v in known], abs=1e-9)
+        for name, curve in (("0.50", precision[0]), ("0.75", precision[5]), ("mean", precision.mean(axis=0))):
+            for k, values in enumerate(found["precision"][name]):
+                assert values is None if k == 3 else values == pytest.approx(curve[:, k, 0], abs=1e-5)  # toothbrush
+
+
 def test_two_classes_of_one_name_have_a_figure_each(tmp_path: Path) -> None:
     dataset = write_dataset(tmp_path, [box_annotation(0, 0, 50, 50)], [1])
     content = json.loads((tmp_path / "instances.json").read_text())
@@ -353,10 +375,13 @@ def test_a_full_disk_costs_the_file_and_not_the_figures(tmp_path: Path, monkeypa
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "coco_figures.json").write_text("of an earlier evaluation")
     monkeypatch.setattr(Path, "write_text", full)
     assert evaluator.result()["bbox/AP"] == pytest.approx(100)
-    (record,) = (record for record in caplog.records if record.levelno == logging.ERROR)
-    assert "coco_instances_results.json could not be written: [Errno 28] No space left" in record.getMessage()
+    errors = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
+    for line, name in zip(errors, ("coco_instances_results.json", "coco_figures.json"), strict=True):
+        assert f"{name} could not be written: [Errno 28] No space left" in line
     assert not list((tmp_path / "results").iterdir())
 
 
