@@ -139,6 +139,8 @@ class Evaluation:
     EVALUATORS: tuple[str, ...] = ("coco",)
     # The losses on DATASETS.TEST too, at each evaluation.
     LOSS: bool = False
+    # A page about the run, OUTPUT_DIR/report.html, after each evaluation.
+    REPORT: bool = True
     # Iterations between evaluations during training; 0: only at the end.
     EVAL_PERIOD: int = 0
     # A metric by its name, such as segm/AP, by which model_best.pth is kept; empty: none.

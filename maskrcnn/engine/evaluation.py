@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from pathlib import Path
@@ -18,6 +19,7 @@ from maskrcnn.engine.hooks.preemption import Interruptible, StopRequest
 from maskrcnn.engine.inputs import with_targets
 from maskrcnn.engine.pictures import beside_ground_truth
 from maskrcnn.engine.precision import Precision
+from maskrcnn.engine.report.results import results_folder
 from maskrcnn.engine.state import untouched_rng
 from maskrcnn.engine.validation import TOTAL_LOSS, validation_losses
 from maskrcnn.evaluation import Evaluator, evaluate
@@ -60,6 +62,7 @@ class Evaluation:
         self.request = request or StopRequest()
         self.weights = ema.in_place if ema else nullcontext
         self.wanted = bool(test_sets and (cfg.TEST.EVALUATORS or cfg.TEST.LOSS))
+        self.seconds = 0.0  # that the last evaluation took
         self.metrics: tuple[str, ...] = ()
         for name, test_set in test_sets.items():
             metrics = [metric for evaluator in self.evaluators(name) for metric in evaluator.metrics]
@@ -72,6 +75,7 @@ class Evaluation:
 
     def __call__(self) -> dict[str, float]:
         results: dict[str, float] = {}
+        start = time.perf_counter()
         for name, test_set in self.test_sets.items():
             metrics: dict[str, float] = {}
             evaluators = self.evaluators(name)
@@ -86,6 +90,7 @@ class Evaluation:
                 if hasattr(evaluator, "table"):
                     logger.info("%s, %d images:\n%s", name, len(test_set), evaluator.table())
             results |= {self.prefix(name) + metric: value for metric, value in metrics.items()}
+        self.seconds = time.perf_counter() - start
         return results
 
     def prefix(self, name: str) -> str:
@@ -97,7 +102,7 @@ class Evaluation:
         return Interruptible(loader, self.request)
 
     def evaluators(self, name: str) -> list[Evaluator]:
-        folder = self.folder / name if len(self.test_sets) > 1 else self.folder
+        folder = results_folder(self.folder, name, self.test_sets)
         return [
             EVALUATORS.get(kind)(
                 dataset=self.test_sets[name],

@@ -1,0 +1,222 @@
+"""The report of a run: all that its folder tells, as one page."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from maskrcnn.atomic import WholeFile
+from maskrcnn.data import Dataset
+from maskrcnn.engine.report.examples import groups, spread
+from maskrcnn.engine.report.history import read_history
+from maskrcnn.engine.report.page import render
+from maskrcnn.engine.report.pictures import Picture, encode, read_picture
+from maskrcnn.engine.report.results import Evaluated, ReportError, Results, read_figures, results_folder
+from maskrcnn.engine.report.run_facts import run_facts
+from maskrcnn.evaluation.analysis import (
+    ERRORS,
+    Matches,
+    ImageMatches,
+    ap50,
+    best_f1,
+    calibration,
+    confusion,
+    error_counts,
+    gains,
+    match_image,
+    panoptic_quality,
+    score_counts,
+)
+
+REPORT_FILE = "report.html"
+INFERENCE = "inference"
+BUDGET = 9_000_000  # bytes of all images, as text; with everything else the page stays below 15 MB
+
+T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
+
+
+def write_report(folder: Path, test_sets: Mapping[str, Dataset], *, stop: Callable[[], bool] = lambda: False) -> Path:
+    """Write the report of a run's folder, from what is there: metrics, the last evaluation's results, the config.
+
+    Args:
+        test_sets: that were evaluated, by name.
+        stop: asked now and then whether to give up.
+
+    Raises:
+        ReportError: a file is missing or not what this package writes; or it was asked to give up.
+        DatasetError: an image cannot be read.
+    """
+    start = time.perf_counter()
+    path = folder / REPORT_FILE
+    text = render(report_data(folder, test_sets, stop=stop))
+    with WholeFile(path) as part:
+        part.write_text(text, encoding="utf-8")
+    seconds = time.perf_counter() - start
+    logger.info("report: %s (%.1f MB, made in %.1f s)", path, path.stat().st_size / 1e6, seconds)
+    return path
+
+
+def report_data(
+    folder: Path, test_sets: Mapping[str, Dataset], *, stop: Callable[[], bool] = lambda: False
+) -> dict[str, Any]:
+    """What the page shows, as plain values: see docs/report.md."""
+    inference = folder / INFERENCE
+    evaluated = Evaluated.read(inference)
+    return {
+        "format": 1,
+        "title": folder.resolve().name,
+        "made": datetime.now(UTC).isoformat(timespec="seconds"),
+        **run_facts(folder),
+        **read_history(folder),
+        "sets": [
+            set_data(name, dataset, results_folder(inference, name, test_sets), evaluated, BUDGET // len(test_sets), stop)
+            for name, dataset in test_sets.items()
+            if read_figures(results_folder(inference, name, test_sets))
+        ],
+    }
+
+
+def set_data(
+    name: str, dataset: Dataset, folder: Path, evaluated: Evaluated | None, budget: int, stop: Callable[[], bool]
+) -> dict[str, Any]:
+    """One test set: the evaluator's figures, what its detections tell beyond them, and pictures."""
+    figures = read_figures(folder)
+    assert figures is not None
+    if len(figures["classes"]) != len(dataset.class_names) or figures["images"] != len(dataset):
+        raise ReportError(
+            f"{folder} has results of {figures['images']} images and {len(figures['classes'])} classes, but the data "
+            f"set {name!r} has {len(dataset)} and {len(dataset.class_names)}; evaluate again with --eval-only"
+        )
+    results = Results(dataset, folder)
+    kinds = [kind for kind in ("segm", "bbox") if kind in figures["kinds"]]
+    matches = match(results, kinds, stop)
+    first = matches[kinds[0]]
+    best, _ = best_f1(first)
+    quality = panoptic_quality(first, best["threshold"] if best else 0.5)
+    shown = groups(quality)
+    cases = {kind: examples_of(found) for kind, found in matches.items()}
+    of_errors = {image for by_error in cases.values() for images, _ in by_error.values() for image in images}
+    chosen = sorted({image for group in shown.values() for image in group} | of_errors)
+    place = {image: i for i, image in enumerate(chosen)}
+    return {
+        "name": name,
+        "images": len(dataset),
+        "evaluated": evaluated.what if evaluated else "",
+        "classes": figures["classes"],
+        "objects": figures["objects"],
+        "kinds": {
+            kind: figures["kinds"][kind] | kind_data(found, cases[kind], place) for kind, found in matches.items()
+        },
+        "pictures": encode(
+            [picture(results, i, matches, quality) for i in asked(chosen, stop)], results.label_of, budget
+        ),
+        "groups": [{"name": group, "pictures": [place[i] for i in images]} for group, images in shown.items()],
+    }
+
+
+def match(results: Results, kinds: Sequence[str], stop: Callable[[], bool]) -> dict[str, Matches]:
+    """Detections and objects of all images compared, as boxes and as masks."""
+    found: dict[str, list[ImageMatches]] = {kind: [] for kind in kinds}
+    for i in asked(range(len(results)), stop):
+        annotations, rows = results[i]
+        for kind in kinds:
+            found[kind].append(match_image(annotations, rows, kind, results.size(i), results.label_of))
+    num_classes = len(results.dataset.class_names)
+    return {kind: Matches.of(images, num_classes) for kind, images in found.items()}
+
+
+def examples_of(matches: Matches) -> dict[str, tuple[list[int], list[int]]]:
+    """Images, and rows of their detections (of objects, for "missed"), of examples of each type of error."""
+    image, row = matches.image, matches.rows
+    cases = {
+        name: (np.flatnonzero(matches.error == code), image, row, matches.scores)
+        for code, name in enumerate(ERRORS)
+        if name != "missed"
+    }
+    cases["missed"] = np.flatnonzero(matches.missed), matches.object_image, matches.object_rows, matches.areas
+    examples = {}
+    for name, (indices, images, rows, weights) in cases.items():
+        chosen = indices[spread(images[indices], weights[indices])]
+        examples[name] = images[chosen].tolist(), rows[chosen].tolist()
+    return examples
+
+
+def kind_data(
+    matches: Matches, cases: Mapping[str, tuple[list[int], list[int]]], place: Mapping[int, int]
+) -> dict[str, Any]:
+    """What detections, as boxes or as masks, tell beyond the evaluator's figures.
+
+    Args:
+        cases: as `examples_of` gives them.
+        place: of the images among the pictures.
+    """
+    true, false = score_counts(matches)
+    overall, by_class = best_f1(matches)
+    gained, counts = gains(matches), error_counts(matches)
+    types = [
+        {
+            "name": name,
+            "count": int(counts[code].sum()),
+            "gain": known(gained[name]),
+            "by_class": counts[code].tolist(),
+            "examples": [[place[image], row] for image, row in zip(*cases[name], strict=True)],
+        }
+        for code, name in enumerate(ERRORS)
+    ]
+    return {
+        "counts": {"true": true.tolist(), "false": false.tolist()},
+        "best_f1": {"all": overall, "by_class": by_class},
+        "calibration": calibration(matches),
+        "confusion": confusion(matches),
+        "errors": {
+            "ap50": known(ap50(matches)),
+            "types": types,
+            "gain_false": known(gained["false_positives"]),
+            "gain_missed": known(gained["false_negatives"]),
+        },
+    }
+
+
+def picture(results: Results, i: int, matches: Mapping[str, Matches], quality: np.ndarray) -> Picture:
+    """One image, with what the evaluation made of its objects and detections."""
+    record, (annotations, rows) = results.record(i), results[i]
+    objects: dict[str, Any] = {"found_by": {}}
+    detections: dict[str, Any] = {"error": {}, "iou": {}}
+    for kind, found in matches.items():
+        its = found.of_image(i)
+        objects["found_by"][kind] = its.found_by.tolist()
+        detections["error"][kind] = [
+            "crowd" if ignored else "" if code < 0 else ERRORS[code]
+            for ignored, code in zip(its.ignored.tolist(), its.error.tolist(), strict=True)
+        ]
+        detections["iou"][kind] = its.overlap.round(3).tolist()
+    return Picture(
+        record=record,
+        pixels=read_picture(record),
+        annotations=annotations,
+        results=rows,
+        quality=known(round(float(quality[i]), 4)),
+        judged={"objects": objects, "detections": detections},
+    )
+
+
+def known(value: float) -> float | None:
+    """JSON has no NaN."""
+    return value if math.isfinite(value) else None
+
+
+def asked(items: Iterable[T], stop: Callable[[], bool]) -> Iterator[T]:
+    """The items, until somebody asks to stop."""
+    for item in items:
+        if stop():
+            raise ReportError("the run was asked to stop")
+        yield item
