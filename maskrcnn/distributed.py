@@ -44,6 +44,11 @@ def local_rank() -> int:
     return int(os.environ.get("LOCAL_RANK", 0))
 
 
+def local_world_size() -> int:
+    """How many of the processes run on this machine, at least 1."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", world_size()))
+
+
 def world_size() -> int:
     """How many processes run together, at least 1."""
     return dist.get_world_size() if _initialised() else int(os.environ.get("WORLD_SIZE", 1))

@@ -8,9 +8,11 @@ import sys
 from collections.abc import Sequence
 
 from maskrcnn.config import format_config, trace_config
+from maskrcnn.distributed import job, local_world_size
 from maskrcnn.engine import run
 from maskrcnn.engine.checks import RunError
 from maskrcnn.engine.hooks.preemption import EXIT_CODE, Preempted
+from maskrcnn.engine.provenance import Invocation, launcher
 
 PROFILED = "5"  # iterations, if no number is given
 
@@ -55,7 +57,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    args = parse(without_launch_flags(list(sys.argv[1:] if argv is None else argv)))
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    args = parse(without_launch_flags(arguments))
     if args.profile and args.eval_only:
         parser().error("--profile is of training, which --eval-only leaves out")
     device = ["MODEL.DEVICE", args.device] if args.device else []
@@ -67,11 +70,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         run.test(cfg, weights=cfg.MODEL.WEIGHTS if chosen else ())
     else:
         try:
-            run.train(cfg, resume=args.resume, profile=args.profile)
+            invocation = Invocation(command_line(arguments), origins)
+            run.train(cfg, resume=args.resume, profile=args.profile, invocation=invocation)
         except Preempted as stop:
             print(f"maskrcnn train: {stop}", file=sys.stderr)
             return EXIT_CODE
     return 0
+
+
+def command_line(arguments: Sequence[str]) -> str:
+    """What was typed, for a shell. torchrun's own options are known as far as its processes are told of them."""
+    started = f"torchrun --nproc-per-node {local_world_size()} -m maskrcnn train" if job() else "maskrcnn train"
+    return f"{started} {shlex.join(arguments)}"
 
 
 def without_launch_flags(arguments: list[str]) -> list[str]:
@@ -88,13 +98,9 @@ def without_launch_flags(arguments: list[str]) -> list[str]:
     asked, rest = launch.parse_known_args(arguments)
     if asked == launch.parse_args([]) or (asked.num_gpus == asked.num_machines == 1 and asked.launcher == "none"):
         return rest
-    machines = f"--nnodes {asked.num_machines} --rdzv-backend c10d --rdzv-endpoint FIRST_MACHINE:29500"
-    where = "--standalone" if asked.num_machines == 1 else machines
+    line = launcher(machines=asked.num_machines, per_machine=asked.num_gpus if asked.num_gpus > 1 else "GPUS")
     each = "" if asked.num_machines == 1 else ", with this line on each machine"
-    raise RunError(
-        f"several GPUs are several processes, which torchrun starts{each}:\n  torchrun {where} --nproc-per-node "
-        f"{asked.num_gpus if asked.num_gpus > 1 else 'GPUS'} -m maskrcnn train {shlex.join(rest)}"
-    )
+    raise RunError(f"several GPUs are several processes, which torchrun starts{each}:\n  {line} {shlex.join(rest)}")
 
 
 def with_number(arguments: list[str]) -> list[str]:

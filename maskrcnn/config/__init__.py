@@ -1,8 +1,18 @@
 """Configuration: YAML files with inheritance, command-line overrides, and sections that name classes."""
 
 from maskrcnn.config.files import config_path
-from maskrcnn.config.loader import data_root, dump, format_config, load_config, trace_config
+from maskrcnn.config.loader import data_root, dump, format_config, format_value, load_config, trace_config
 from maskrcnn.config.trees import leaves
 from maskrcnn.config.values import ConfigError
 
-__all__ = ["ConfigError", "config_path", "data_root", "dump", "format_config", "leaves", "load_config", "trace_config"]
+__all__ = [
+    "ConfigError",
+    "config_path",
+    "data_root",
+    "dump",
+    "format_config",
+    "format_value",
+    "leaves",
+    "load_config",
+    "trace_config",
+]

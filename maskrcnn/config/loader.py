@@ -90,9 +90,15 @@ def data_root() -> tuple[str, str]:
 
 def format_config(cfg: CfgNode, origins: Mapping[str, str]) -> str:
     """One line per key: `KEY: value   # where it comes from`."""
-    lines = [(f"{key}: {_flow(value)}", origins.get(key, "")) for key, value in leaves(cfg, section=CfgNode)]
+    lines = [(f"{key}: {format_value(value)}", origins.get(key, "")) for key, value in leaves(cfg, section=CfgNode)]
     width = min(max((len(line) for line, _ in lines), default=0), 72)
     return "\n".join(f"{line:<{width}}  # {origin}" for line, origin in lines)
+
+
+def format_value(value: Any) -> str:
+    """A value as one line of YAML."""
+    text: str = yaml.dump(_plain(value), Dumper=_Dumper, default_flow_style=True, width=10**6, allow_unicode=True)
+    return text.removesuffix("...\n").strip()
 
 
 def dump(cfg: CfgNode) -> str:
@@ -134,12 +140,6 @@ def _import_all(layers: list[tuple[str, Path, dict[str, Any]]]) -> Iterator[tupl
 def _fill_in_data_root(datasets: Section) -> None:
     if not datasets.values.get("ROOT"):
         datasets.values["ROOT"], datasets.origins["ROOT"] = data_root()
-
-
-def _flow(value: Any) -> str:
-    """A value as one line of YAML."""
-    text: str = yaml.dump(_plain(value), Dumper=_Dumper, default_flow_style=True, width=10**6, allow_unicode=True)
-    return text.removesuffix("...\n").strip()
 
 
 def _has(keys: list[str]) -> str:

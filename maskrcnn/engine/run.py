@@ -41,6 +41,7 @@ from maskrcnn.engine.inference import prepare_inference
 from maskrcnn.engine.inputs import build_mappers, list_changes, read_test_sets
 from maskrcnn.engine.parts import build_hooks, build_parts, parallel
 from maskrcnn.engine.precision import choose_precision
+from maskrcnn.engine.provenance import Invocation, record_start
 from maskrcnn.engine.solver import build_schedule
 from maskrcnn.engine.state import check_resumable, load_weights
 from maskrcnn.engine.trainer import Trainer
@@ -52,7 +53,9 @@ CLAIM_FILE = ".job"  # which torchrun job has a folder for its own
 logger = logging.getLogger(__name__)
 
 
-def train(cfg: CfgNode, *, resume: bool = False, profile: int = 0) -> dict[str, float]:
+def train(
+    cfg: CfgNode, *, resume: bool = False, profile: int = 0, invocation: Invocation = Invocation()
+) -> dict[str, float]:
     """Train, evaluate, and leave in OUTPUT_DIR all that a run leaves (docs/training.md); the last metrics.
 
     Under torchrun every process calls this, and they train one model together.
@@ -61,6 +64,7 @@ def train(cfg: CfgNode, *, resume: bool = False, profile: int = 0) -> dict[str, 
         resume: go on from the newest checkpoint in OUTPUT_DIR, if there is one. So does a process that torchrun
             restarted.
         profile: so many iterations, after a few, and leave OUTPUT_DIR/profile; 0: none.
+        invocation: for OUTPUT_DIR/run.json: the command, and where the config's values come from.
 
     Raises:
         ConfigError, DatasetError, CheckpointError, RunError, GroupError: before anything slow, what is wrong with
@@ -70,7 +74,7 @@ def train(cfg: CfgNode, *, resume: bool = False, profile: int = 0) -> dict[str, 
         CheckpointingFailed: the end of the run could not be written.
         Preempted: a signal asked to stop; the state is saved.
     """
-    folder = Path(cfg.OUTPUT_DIR).expanduser()
+    folder, asked = Path(cfg.OUTPUT_DIR).expanduser(), cfg
     if cfg.DETERMINISTIC:
         make_deterministic()
     with checks.at_the_door():
@@ -108,6 +112,15 @@ def train(cfg: CfgNode, *, resume: bool = False, profile: int = 0) -> dict[str, 
             (folder / Checkpointer.LATEST).unlink(missing_ok=True)
         if is_main_process():
             write_atomically(folder / "config.yaml", dump(cfg).encode())
+            environment = {**env.facts(), "device": str(device), "precision": str(precision)}
+            record_start(
+                folder,
+                iteration=parts.start,
+                invocation=invocation,
+                asked=asked,
+                used=cfg,
+                environment=environment,
+            )
         past = from_main(lambda: evaluations(folder / METRICS_FILE, before=parts.start))
         trainer = Trainer(
             parallel(parts.model, device),

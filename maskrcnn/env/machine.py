@@ -116,24 +116,30 @@ def _operators() -> str:
     return f"compiled for {' and '.join(name for device, name in names.items() if device in extension.devices('nms'))}"
 
 
-def summary() -> str:
-    """Several lines `name: value`: what a bug report needs, and nothing about the user."""
-    facts = {
+def facts() -> dict[str, str]:
+    """What a bug report needs, by name, and nothing about the user."""
+    found = {
         "maskrcnn": version("maskrcnn") or "not installed, run from its folder",
         "python": f"{platform.python_version()} on {platform.system()} {platform.release()} ({platform.machine()})",
         "torch": torch.__version__,
-        **{name: found for name in PACKAGES if (found := version(name))},
+        **{name: installed for name in PACKAGES if (installed := version(name))},
         "operators": _operators(),
         "CPU": f"{cpu_name()}, {torch.get_num_threads()} threads",
         "instruction sets": " ".join(name for name in CPU_FEATURES if name in cpu_features()) or "none known",
         "CUDA": torch.version.cuda or "not in this torch",
     }
     if memory := total_memory():
-        facts["memory"] = f"{memory / 2**30:.1f} GiB"
+        found["memory"] = f"{memory / 2**30:.1f} GiB"
     for index in range(torch.cuda.device_count()):
         gpu = torch.cuda.get_device_properties(index)
-        facts[f"GPU {index}"] = (
+        found[f"GPU {index}"] = (
             f"{gpu.name}, {gpu.total_memory / 2**30:.1f} GiB, compute capability {gpu.major}.{gpu.minor}"
         )
-    width = max(map(len, facts))
-    return "\n".join(f"{name + ':':{width + 1}} {value}" for name, value in facts.items())
+    return found
+
+
+def summary() -> str:
+    """The facts as lines `name: value`."""
+    found = facts()
+    width = max(map(len, found))
+    return "\n".join(f"{name + ':':{width + 1}} {value}" for name, value in found.items())

@@ -1,6 +1,5 @@
 import os
 
-import pytest
 import torch
 from tiny_model import write_detector_config
 
@@ -8,18 +7,6 @@ from maskrcnn.checkpoint import load_checkpoint
 from maskrcnn.config import load_config
 from maskrcnn.engine import run
 from maskrcnn.engine.determinism import make_deterministic
-
-
-@pytest.fixture
-def restored(monkeypatch):
-    """The whole process's settings as they were, afterwards."""
-    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
-    monkeypatch.setattr(torch.backends.cudnn, "deterministic", False)
-    monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
-    before = torch.are_deterministic_algorithms_enabled()
-    yield
-    torch.use_deterministic_algorithms(before)
-    os.environ.pop("CUBLAS_WORKSPACE_CONFIG", None)
 
 
 def test_every_setting_is_made(restored):

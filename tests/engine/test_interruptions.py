@@ -24,6 +24,7 @@ from maskrcnn.engine import run
 from maskrcnn.engine.checks import RunError
 from maskrcnn.engine.hooks import checkpointing
 from maskrcnn.engine.hooks.preemption import EXIT_CODE, Preempted
+from maskrcnn.engine.provenance import read_record
 from maskrcnn.engine.trainer import Trainer
 from maskrcnn.engine.writers import json_lines
 
@@ -361,6 +362,10 @@ def test_torchrun_restarts_a_process_that_was_killed(tmp_path, kills):
             job.kill()
     assert job.returncode == 0, (tmp_path / "torchrun.txt").read_text()
     assert (folder / "log.txt").read_text().count("resuming from") == kills
+    starts = read_record(folder / "run.json")["starts"]
+    assert [start["iteration"] > 0 for start in starts] == [False] + [True] * kills
+    typed = f"torchrun --nproc-per-node 2 -m maskrcnn train --config {tmp_path}/config.yaml"
+    assert {(start["command"], start["processes"], start["machines"]) for start in starts} == {(typed, 2, 1)}
     first, second = (load_checkpoint(f / "model_final.pth") for f in (folder, tmp_path / "whole"))
     for key in ("model", "ema", "optimizer", "rng"):
         assert identical(first[key], second[key]), key

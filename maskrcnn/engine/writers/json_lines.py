@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from itertools import takewhile
 from pathlib import Path
-from typing import Any
 
 from maskrcnn.engine.writers.appended import AppendedFile
 from maskrcnn.engine.writers.writer import Writer, is_training
@@ -51,18 +50,36 @@ def _iteration(line: bytes) -> float:
         return -math.inf
 
 
+def read_lines(path: Path) -> Iterator[tuple[int, dict[str, float | None]]]:
+    """The iteration and the numbers of each line, in the order of the file; nothing without the file.
+
+    What is `null`, not finite or no number is None. A line that a power cut left unfinished is left out, and so is one
+    that is somebody else's.
+    """
+    if not path.exists():
+        return
+    with path.open(encoding="utf-8", errors="replace") as file:
+        for line in file:
+            try:
+                values = json.loads(line)
+                iteration = int(values.pop("iteration"))
+                numbers = {name: _number(value) for name, value in values.items()}
+            except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
+                continue
+            yield iteration, numbers
+
+
+def _number(value: object) -> float | None:
+    return value if isinstance(value, (int, float)) and math.isfinite(value) else None
+
+
 def evaluations(path: Path, *, before: int) -> dict[int, dict[str, float]]:
     """The metrics of each evaluation by its iteration, of iterations less than `before`; none without the file.
 
-    A metric without a value (`null`) is NaN. A line that a power cut left unfinished is left out.
+    A metric without a value is NaN.
     """
-    found: dict[int, dict[str, float]] = {}
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []:
-        try:
-            values: dict[str, Any] = json.loads(line)
-            iteration = int(values.pop("iteration"))
-        except (ValueError, KeyError, TypeError, AttributeError):
-            continue
-        if not is_training(values) and iteration < before:
-            found[iteration] = {name: float("nan") if value is None else value for name, value in values.items()}
-    return found
+    return {
+        iteration: {name: math.nan if value is None else value for name, value in values.items()}
+        for iteration, values in read_lines(path)
+        if not is_training(values) and iteration < before
+    }

@@ -35,7 +35,7 @@ class Writer:
         """No more will come."""
 
 
-def is_training(values: Mapping[str, float]) -> bool:
+def is_training(values: Mapping[str, float | None]) -> bool:
     return "total_loss" in values
 
 

@@ -1,0 +1,153 @@
+"""What a run was: its config, its starts, its time, and the command that repeats it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shlex
+import statistics
+from collections.abc import Iterator, Mapping
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from maskrcnn.config import format_value, leaves
+from maskrcnn.engine.provenance import RUN_FILE, Record, Start, launcher, read_record
+from maskrcnn.engine.report.history import Curves
+
+logger = logging.getLogger(__name__)
+
+Row = list[str]
+
+
+def describe_run(folder: Path, training: Curves, evaluations: Curves) -> dict[str, Any]:
+    """The page's "run" and "config", from config.yaml, run.json and what metrics.json holds; each may be missing.
+
+    Args:
+        folder: of the run.
+        training, evaluations: every line, not thinned.
+    """
+    tree = _read_config(folder / "config.yaml")
+    config = dict(leaves(tree))
+    record = _read_record(folder / RUN_FILE)
+    newest = record["starts"][-1] if record["starts"] else None
+    done = max([*training["iterations"][-1:], *evaluations["iterations"][-1:]], default=-1) + 1
+    return {
+        "run": {
+            "repeat": repeat_command(folder, newest) if config else "",
+            "facts": list(_facts(tree, config, newest, done)),
+            "timing": list(_timing(training, evaluations, folder / "inference")),
+            "starts": record["starts"],
+        },
+        "config": [[key, format_value(value), record["origins"].get(key, "")] for key, value in config.items()],
+    }
+
+
+def repeat_command(folder: Path, start: Start | None) -> str:
+    """The line for a shell that trains the same once more, into a new folder beside the run's.
+
+    It is for the folder that the newest start was in, where relative paths of the config lead to the same files, and
+    for as many processes.
+    """
+    folder = folder.absolute()
+    processes, machines = (start["processes"], start["machines"]) if start else (1, 1)
+    arguments = ["--config", str(folder / "config.yaml"), "OUTPUT_DIR", str(folder.with_name(f"{folder.name}-again"))]
+    line = f"{launcher(machines=machines, per_machine=-(-processes // machines))} {shlex.join(arguments)}"
+    return f"cd {shlex.quote(start['folder'])} && {line}" if start else line
+
+
+def duration(seconds: float) -> str:
+    """Two units at most: `0.25 s`, `5 min 12 s`, `3 h 4 min`, `2 d 0 h`."""
+    for (name, size), (finer, fine) in pairwise([("d", 86400), ("h", 3600), ("min", 60), ("s", 1)]):
+        rounded = round(seconds / fine) * fine
+        if rounded >= size:
+            return f"{rounded // size} {name} {rounded % size // fine} {finer}"
+    return f"{seconds:.3g} s"
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else {}
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        logger.warning("%s cannot be read: %s", path, error)
+        return {}
+    return tree if isinstance(tree, dict) else {}
+
+
+def _read_record(path: Path) -> Record:
+    try:
+        return read_record(path)
+    except (OSError, ValueError) as error:
+        logger.warning("%s", error)
+        return {"starts": [], "origins": {}}
+
+
+def _facts(tree: Mapping[str, Any], config: Mapping[str, Any], newest: Start | None, done: int) -> Iterator[Row]:
+    """What a reader wants to know first. A config of another version may lack a key: its row is left out.
+
+    Args:
+        done: iterations.
+    """
+    if "MODEL.NAME" in config:
+        sections = [section for section in tree["MODEL"].values() if isinstance(section, dict)]
+        parts = ", ".join(section["NAME"] for section in sections if "NAME" in section)
+        yield ["model", f"{config['MODEL.NAME']}: {parts}" if parts else config["MODEL.NAME"]]
+    if "MODEL.WEIGHTS" in config:
+        yield ["starts from", ", ".join(_listed(config["MODEL.WEIGHTS"])) or "random weights"]
+    for name, key in (("training data", "DATASETS.TRAIN"), ("test data", "DATASETS.TEST")):
+        if key in config:
+            sets = [entry["JSON"] if isinstance(entry, dict) else entry for entry in _listed(config[key])]
+            yield [name, ", ".join(sets) or "none"]
+    if "MODEL.NUM_CLASSES" in config:
+        yield ["classes", str(config["MODEL.NUM_CLASSES"])]
+    if "SOLVER.MAX_ITER" in config:
+        yield ["iterations", f"{done} of {config['SOLVER.MAX_ITER']}"]
+    if "SOLVER.IMS_PER_BATCH" in config:
+        by = f", by {newest['processes']} processes" if newest and newest["processes"] > 1 else ""
+        yield ["images per step", f"{config['SOLVER.IMS_PER_BATCH']}{by}"]
+    if {"SOLVER.OPTIMIZER", "SOLVER.BASE_LR", "SOLVER.LR_SCHEDULE"} <= config.keys():
+        rate = format_value(config["SOLVER.BASE_LR"])
+        yield ["optimizer", f"{config['SOLVER.OPTIMIZER']}, learning rate {rate}, {config['SOLVER.LR_SCHEDULE']}"]
+    environment = dict(newest["environment"]) if newest else {}
+    if precision := environment.get("precision") or config.get("SOLVER.AMP"):
+        yield ["precision", precision]
+    if device := environment.get("device") or config.get("MODEL.DEVICE"):
+        number = device.removeprefix("cuda").removeprefix(":") or "0"
+        model = environment.get(f"GPU {number}" if device.startswith("cuda") else "CPU")
+        yield ["device", f"{device}: {model}" if model else device]
+    if "SEED" in config:
+        yield ["seed", f"{config['SEED']}{', deterministic' if config.get('DETERMINISTIC') else ''}"]
+
+
+def _timing(training: Curves, evaluations: Curves, inference: Path) -> Iterator[Row]:
+    """Times of the iterations that count: what a run did again after it was resumed is in no line of metrics.json."""
+    iterations, series = training["iterations"], training["series"]
+    nothing: list[float | None] = [None] * len(iterations)
+    steps = [now - before for before, now in zip([-1, *iterations], iterations, strict=False)]
+    columns = zip(steps, series.get("time", nothing), series.get("data_time", nothing), strict=True)
+    timed = [(count, time, 0.0 if data is None else data) for count, time, data in columns if time is not None]
+    total = sum(count * time for count, time, _ in timed)
+    if total > 0:
+        yield ["training", duration(total)]
+        yield ["one step, median", duration(statistics.median(time for _, time, _ in timed))]
+        yield ["waiting for data", f"{100 * sum(count * data for count, _, data in timed) / total:.1f} %"]
+    if evaluations["iterations"]:
+        seconds = _seconds_of_evaluation(inference / "evaluation.json")
+        last = "" if seconds is None else f", the last one took {duration(seconds)}"
+        yield ["evaluations", f"{len(evaluations['iterations'])}{last}"]
+    if memory := [value for value in series.get("max_mem", nothing) if value is not None]:
+        yield ["peak memory", f"{max(memory):.0f} MiB"]
+
+
+def _seconds_of_evaluation(path: Path) -> float | None:
+    try:
+        return float(json.loads(path.read_bytes())["seconds"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _listed(value: Any) -> list[Any]:
+    """Several, where one may stand alone."""
+    return list(value) if isinstance(value, (list, tuple)) else [value] if value else []
