@@ -11,5 +11,9 @@ config_folders = [f"maskrcnn.configs.{folder}" for folder in find_namespace_pack
 setup(
     packages=[*find_packages(include=["maskrcnn", "maskrcnn.*"]), "maskrcnn.csrc", "maskrcnn.configs", *config_folders],
     package_dir={"maskrcnn": "maskrcnn", "maskrcnn.csrc": "csrc", "maskrcnn.configs": "configs"},
-    package_data={"": ["*.yaml", "py.typed"], "maskrcnn.csrc": ["*"]},
+    package_data={
+        "": ["*.yaml", "py.typed"],
+        "maskrcnn.csrc": ["*"],
+        "maskrcnn.engine.report": ["page/*", "page/vendor/*"],
+    },
 )

@@ -34,10 +34,13 @@ from maskrcnn.engine.hooks import (
     Pictures,
     Preemption,
     Profiling,
+    Reporting,
     StopRequest,
 )
 from maskrcnn.engine.inputs import build_mappers, read_data
 from maskrcnn.engine.precision import Precision
+from maskrcnn.engine.report.build import report_on
+from maskrcnn.engine.report.results import Evaluated
 from maskrcnn.engine.solver import build_optimizer
 from maskrcnn.engine.state import TrainingState, agree_on_seed, load_weights, seed_everything, seed_of_rank
 from maskrcnn.engine.trainer import Hook
@@ -188,6 +191,13 @@ def build_hooks(
     hooks.append(Preemption(request, checkpointing.save_latest))
     if outputs:
         hooks.append(Pictures(outputs, evaluation.pictures))
+    if is_main_process():
+
+        def report(what: str) -> None:
+            evaluated = Evaluated.now(what, evaluation.seconds)
+            report_on(folder, parts.test_sets, evaluated, page=cfg.TEST.REPORT, stop=lambda: bool(request.name))
+
+        hooks.append(Reporting(report))
     if profile and is_main_process():
         compiled = parts.model.compilable() if cfg.COMPILE else []
         hooks.append(Profiling(parts.model, folder / "profile", iterations=profile, device=device, compiled=compiled))

@@ -42,6 +42,8 @@ from maskrcnn.engine.inputs import build_mappers, list_changes, read_test_sets
 from maskrcnn.engine.parts import build_hooks, build_parts, parallel
 from maskrcnn.engine.precision import choose_precision
 from maskrcnn.engine.provenance import Invocation, record_start
+from maskrcnn.engine.report.build import report_on
+from maskrcnn.engine.report.results import Evaluated
 from maskrcnn.engine.solver import build_schedule
 from maskrcnn.engine.state import check_resumable, load_weights
 from maskrcnn.engine.trainer import Trainer
@@ -183,7 +185,11 @@ def test(cfg: CfgNode, *, weights: Sequence[str] = ()) -> dict[str, float]:
             logger.info("computing in %s", precision)
             _, mapper = build_mappers(cfg, model.task)
             evaluation = Evaluation(cfg, model, test_sets, mapper, folder / "inference", precision)
-        return evaluation()
+        results = evaluation()
+        if is_main_process():
+            evaluated = Evaluated.now(", ".join(specs), evaluation.seconds)
+            report_on(folder, test_sets, evaluated, page=cfg.TEST.REPORT)
+        return results
 
 
 def _claim(folder: Path, *, resume: bool, restarted: bool) -> None:

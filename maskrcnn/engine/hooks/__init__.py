@@ -8,6 +8,7 @@ from maskrcnn.engine.hooks.metrics import Logging
 from maskrcnn.engine.hooks.pictures import Pictures
 from maskrcnn.engine.hooks.preemption import Preempted, Preemption, StopRequest
 from maskrcnn.engine.hooks.profiling import Profiling
+from maskrcnn.engine.hooks.reporting import Reporting
 
 __all__ = [
     "Averaging",
@@ -20,5 +21,6 @@ __all__ = [
     "Preempted",
     "Preemption",
     "Profiling",
+    "Reporting",
     "StopRequest",
 ]

@@ -1,1 +1,1 @@
-"""The report of a run: one page with its curves, its results and what it was made from."""
+"""The report of a run: one HTML page with curves, tables, errors, pictures and the config."""

@@ -15,15 +15,16 @@ import numpy as np
 from maskrcnn.atomic import WholeFile
 from maskrcnn.data import Dataset
 from maskrcnn.engine.report.examples import groups, spread
-from maskrcnn.engine.report.history import read_history
+from maskrcnn.engine.report.history import read_history, thinned
 from maskrcnn.engine.report.page import render
 from maskrcnn.engine.report.pictures import Picture, encode, read_picture
 from maskrcnn.engine.report.results import Evaluated, ReportError, Results, read_figures, results_folder
-from maskrcnn.engine.report.run_facts import run_facts
+from maskrcnn.engine.report.run_facts import describe_run
+from maskrcnn.engine.writers.json_lines import METRICS_FILE
 from maskrcnn.evaluation.analysis import (
     ERRORS,
-    Matches,
     ImageMatches,
+    Matches,
     ap50,
     best_f1,
     calibration,
@@ -42,6 +43,30 @@ BUDGET = 9_000_000  # bytes of all images, as text; with everything else the pag
 T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
+
+
+def report_on(
+    folder: Path,
+    test_sets: Mapping[str, Dataset],
+    evaluated: Evaluated,
+    *,
+    page: bool = True,
+    stop: Callable[[], bool] = lambda: False,
+) -> None:
+    """Note what was evaluated and write the report. That it fails is a warning: a run is worth more than its page.
+
+    Args:
+        page: False only takes the note, with which `maskrcnn report` makes the page later.
+        stop: as for `write_report`.
+    """
+    try:
+        evaluated.write(folder / INFERENCE)
+        if page:
+            write_report(folder, test_sets, stop=stop)
+    except ReportError as error:
+        logger.warning("no report: %s", error)
+    except Exception as error:  # whatever it is, the evaluation is done, and a training goes on
+        logger.warning("no report, by an error in making it: %s", error, exc_info=error)
 
 
 def write_report(folder: Path, test_sets: Mapping[str, Dataset], *, stop: Callable[[], bool] = lambda: False) -> Path:
@@ -71,14 +96,18 @@ def report_data(
     """What the page shows, as plain values: see docs/report.md."""
     inference = folder / INFERENCE
     evaluated = Evaluated.read(inference)
+    training, evaluations = read_history(folder / METRICS_FILE)
     return {
         "format": 1,
         "title": folder.resolve().name,
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
-        **run_facts(folder),
-        **read_history(folder),
+        **describe_run(folder, training, evaluations),
+        "training": thinned(training),
+        "evaluations": evaluations,
         "sets": [
-            set_data(name, dataset, results_folder(inference, name, test_sets), evaluated, BUDGET // len(test_sets), stop)
+            set_data(
+                name, dataset, results_folder(inference, name, test_sets), evaluated, BUDGET // len(test_sets), stop
+            )
             for name, dataset in test_sets.items()
             if read_figures(results_folder(inference, name, test_sets))
         ],

@@ -95,6 +95,25 @@ class Matches(ImageMatches):
         return np.repeat(np.arange(self.num_images), np.diff(self.object_starts))
 
     @property
+    def rows(self) -> np.ndarray:
+        """The row of each detection within its image."""
+        return np.arange(len(self.labels)) - np.repeat(self.detection_starts[:-1], np.diff(self.detection_starts))
+
+    @property
+    def object_rows(self) -> np.ndarray:
+        """The row of each annotation within its image."""
+        return np.arange(len(self.object_labels)) - np.repeat(self.object_starts[:-1], np.diff(self.object_starts))
+
+    def of_image(self, i: int) -> ImageMatches:
+        """The columns of one image."""
+        detections = slice(*self.detection_starts[i : i + 2])
+        objects = slice(*self.object_starts[i : i + 2])
+        names = [f.name for f in fields(ImageMatches)]
+        first = names.index("object_labels")
+        columns = {name: getattr(self, name)[detections] for name in names[:first]}
+        return ImageMatches(**columns, **{name: getattr(self, name)[objects] for name in names[first:]})
+
+    @property
     def num_objects(self) -> np.ndarray:
         """Objects of each class: int64 (K,)."""
         return self.per_class(self.counted)

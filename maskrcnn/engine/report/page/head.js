@@ -1,0 +1,53 @@
+"use strict";
+// The head: what was evaluated, on what, and how well, in one look.
+
+const HEADLINE = ["AP", "AP50", "AP75", "APs", "APm", "APl"];
+
+function makeHead(state, data) {
+  const facts = make("p", { class: "facts" });
+  const box = make("div");
+  const verdict = make("p", { class: "verdict" });
+
+  function draw() {
+    if (!state) return;
+    const { set } = state.values;
+    const objects = plural(sum(set.objects), "object");
+    const categories = set.classes.length === 1 ? "1 category" : `${set.classes.length} categories`;
+    facts.textContent = [set.name, plural(set.images, "image"), objects, categories, set.evaluated, `made ${moment(data.made)}`].filter(Boolean).join(" · ");
+    box.replaceChildren(headlineTable(set));
+    verdict.textContent = verdictOf(state.figures);
+  }
+
+  if (state) {
+    state.on(["set", "kind"], draw);
+    draw();
+  } else {
+    facts.textContent = `made ${moment(data.made)}`;
+    verdict.textContent = "Nothing has been evaluated yet. This page shows figures, errors and pictures after the first evaluation.";
+  }
+  return make("header", { class: "head", id: "top" }, make("h1", {}, data.title), facts, box, verdict);
+}
+
+function headlineTable(set) {
+  const rows = Object.entries(set.kinds).map(([kind, { figures }]) => make(
+    "tr", {}, make("th", { scope: "row" }, KIND_NAMES[kind] ?? kind), ...HEADLINE.map((name) => make("td", {}, figure(figures[name]))),
+  ));
+  const head = make("tr", {}, make("td"), ...HEADLINE.map((name) => make("th", { scope: "col" }, name)));
+  return make("div", { class: "scroll" }, make("table", { class: "headline" }, make("thead", {}, head), make("tbody", {}, ...rows)));
+}
+
+/** What would help most, in a sentence. */
+function verdictOf({ errors }) {
+  const worst = errors.types.filter((type) => type.count > 0 && exists(type.gain)).sort((a, b) => b.gain - a.gain)[0];
+  if (!worst || worst.gain <= 0) return "";
+  const what = worst.name === "missed" ? "missed objects" : `errors of type “${worst.name}”`;
+  return `Costs most: ${what}, ${fixed(worst.gain, 1)} points of AP50 (${plural(worst.count, "case")}).`;
+}
+
+/** "2026-11-28T18:10:00+00:00" -> "28 Nov 2026, 18:10 UTC": as it was written, wherever the reader is. */
+function moment(text) {
+  const time = new Date(text);
+  if (!text || Number.isNaN(time.getTime())) return text || NONE;
+  const options = { day: "numeric", month: "short", year: "numeric", hour: "2-digit", minute: "2-digit", timeZone: "UTC" };
+  return `${time.toLocaleString("en-GB", options)} UTC`;
+}

@@ -1,0 +1,51 @@
+"use strict";
+// COCO's compressed run lengths. Runs go down the columns and alternate between outside and inside, outside first.
+
+/** The runs of a `counts` text: five bits a character, low bits first; from the fourth, differences to two runs before. */
+function decodeRuns(text) {
+  const runs = [];
+  for (let i = 0; i < text.length; ) {
+    let value = 0;
+    let shift = 0;
+    let bits;
+    do {
+      bits = text.charCodeAt(i++) - 48;
+      value |= (bits & 0x1f) << shift;
+      shift += 5;
+    } while (bits & 0x20);
+    if (bits & 0x10) value |= -1 << shift; // a negative number
+    if (runs.length > 2) value += runs[runs.length - 2];
+    runs.push(value);
+  }
+  return runs;
+}
+
+/** Pixels inside. */
+const areaOf = (runs) => runs.reduce((area, run, i) => area + (i % 2 ? run : 0), 0);
+
+/** A mask [x, y, w, h, counts] as {x, y, w, h, pixels}: `pixels` is 0 or 1, w * h of them, column by column. */
+function decodeMask([x, y, w, h, counts]) {
+  const pixels = new Uint8Array(w * h);
+  let at = 0;
+  decodeRuns(counts).forEach((run, i) => {
+    if (i % 2) pixels.fill(1, at, at + run);
+    at += run;
+  });
+  return { x, y, w, h, pixels };
+}
+
+/** Intersection over union of two decoded masks of one picture. */
+function maskIou(a, b) {
+  let both = 0;
+  let either = 0;
+  for (const pixel of a.pixels) either += pixel;
+  for (const pixel of b.pixels) either += pixel;
+  const [left, right] = [Math.max(a.x, b.x), Math.min(a.x + a.w, b.x + b.w)];
+  const [top, bottom] = [Math.max(a.y, b.y), Math.min(a.y + a.h, b.y + b.h)];
+  for (let x = left; x < right; x++) {
+    for (let y = top; y < bottom; y++) {
+      both += a.pixels[(x - a.x) * a.h + y - a.y] & b.pixels[(x - b.x) * b.h + y - b.y];
+    }
+  }
+  return both ? both / (either - both) : 0;
+}

@@ -1,0 +1,64 @@
+"use strict";
+// Tables that sort by a click on a column's head and can be saved as CSV.
+
+/**
+ * columns: [{name, title, text, digits, show, bar, pick}]: `text` for words, `digits` for numbers (0), `show` to write a
+ * value otherwise, `bar` for the value that fills the cell, `pick` for what a click on the cell does with its row.
+ * rows: [{cells: [...]}]. sort: [column, 1 or -1], at first.
+ */
+function makeTable({ columns, rows, sort = null, file }) {
+  const body = make("tbody");
+  const heads = columns.map((column, i) => {
+    const button = make("button", { type: "button", title: column.title, onclick: () => sortBy(i) }, column.name);
+    return make("th", { scope: "col", class: column.text && "text" }, button);
+  });
+  let [by, direction] = sort ?? [-1, 1];
+
+  function sortBy(i) {
+    direction = i === by ? -direction : columns[i].text ? 1 : -1;
+    by = i;
+    draw();
+  }
+
+  function draw() {
+    const order = by < 0 ? rows : [...rows].sort((a, b) => compareCells(a.cells[by], b.cells[by], direction));
+    heads.forEach((head, i) => head.setAttribute("aria-sort", i !== by ? "none" : direction > 0 ? "ascending" : "descending"));
+    body.replaceChildren(...order.map((row) => make("tr", {}, ...row.cells.map((cell, i) => tableCell(columns[i], cell, row)))));
+  }
+
+  draw();
+  const save = make("button", { type: "button", class: "small", onclick: () => saveText(`${file}.csv`, asCSV(columns, rows)) }, "CSV");
+  const table = make("table", { class: "data" }, make("thead", {}, make("tr", {}, ...heads)), body);
+  return make("div", { class: "table" }, make("div", { class: "scroll tall", tabindex: 0, role: "region", "aria-label": file }, table), save);
+}
+
+/** What does not exist comes last, whatever the direction. */
+function compareCells(a, b, direction) {
+  const missing = (value) => !exists(value) || value === "" || value === -1;
+  if (missing(a) || missing(b)) return missing(a) - missing(b);
+  return direction * (typeof a === "string" ? a.localeCompare(b) : a - b);
+}
+
+function tableCell(column, value, row) {
+  if (column.text) {
+    const content = column.pick ? make("button", { type: "button", class: "link", onclick: () => column.pick(row) }, value) : value;
+    return make("th", { scope: "row", class: "text" }, content);
+  }
+  const text = column.show ? column.show(value) : column.digits ? fixed(value, column.digits) : whole(value);
+  const cell = make("td", {}, text);
+  if (column.bar && exists(value) && value > 0) cell.style.setProperty("--part", `${(100 * value) / column.bar}%`);
+  if (column.bar) cell.className = "barred";
+  return cell;
+}
+
+function asCSV(columns, rows) {
+  const quote = (value) => (/[",\n]/.test(value) ? `"${value.replaceAll('"', '""')}"` : value);
+  const lines = [columns.map((column) => column.name), ...rows.map((row) => row.cells)];
+  return lines.map((cells) => cells.map((cell) => quote(String(cell ?? ""))).join(",")).join("\n") + "\n";
+}
+
+function saveText(name, text) {
+  const url = URL.createObjectURL(new Blob([text], { type: "text/csv" }));
+  make("a", { href: url, download: name }).click();
+  setTimeout(() => URL.revokeObjectURL(url), 1000);
+}

@@ -1,0 +1,87 @@
+"use strict";
+// The controls: data set, masks or boxes, category, and the one score for the whole page, with its numbers.
+
+function makeToolbar(state, sets) {
+  const numbers = {};
+  for (const name of ["detections", "precision", "recall", "f1"]) numbers[name] = make("output", { id: name, for: "score" });
+  const best = make("button", { type: "button", id: "best", onclick: () => state.set({ bin: bestBin(state.figures, state.values.category) }) });
+  const selectors = make("div", { class: "selectors" });
+  const term = (text, output) => make("span", { class: "number" }, text, output);
+  const element = make(
+    "div",
+    { class: "toolbar", role: "region", "aria-label": "What is shown" },
+    selectors,
+    makeScoreField(state, "score"),
+    make("div", { class: "numbers" }, term("detections", numbers.detections), term("precision", numbers.precision),
+      term("recall", numbers.recall), term("F1", numbers.f1), best),
+  );
+
+  function drawSelectors() {
+    const { set, kind, category } = state.values;
+    const keepKind = (chosen) => (chosen.kinds[state.values.kind] ? state.values.kind : undefined);
+    const kinds = Object.keys(set.kinds).map((name) => [name, KIND_NAMES[name] ?? name]);
+    const categories = [[-1, "all categories"], ...sortedNames(set.classes)];
+    selectors.replaceChildren(...[
+      sets.length > 1 && makeSelect("data set", "set", sets.map((s, i) => [i, s.name]), sets.indexOf(set), (i) => state.set(valuesFor(sets[i], keepKind(sets[i])))),
+      kinds.length > 1 && makeSelect("evaluated", "kind", kinds, kind, (name) => state.set({ kind: name, layers: layersFor(set, name) })),
+      set.classes.length > 1 && makeSelect("category", "category", categories, category, (i) => state.set({ category: Number(i) })),
+    ].filter(Boolean));
+  }
+
+  function drawNumbers() {
+    const { set, category, bin } = state.values;
+    const at = ratesByScore(set, state.figures, category)[bin];
+    numbers.detections.textContent = whole(at.detections);
+    numbers.precision.textContent = fixed(at.precision);
+    numbers.recall.textContent = fixed(at.recall);
+    numbers.f1.textContent = fixed(at.f1);
+    const top = bestOf(state.figures, category);
+    best.hidden = !top || !exists(top.f1) || !exists(top.threshold);
+    if (!best.hidden) best.textContent = `best F1 ${fixed(top.f1)} at ${fixed(top.threshold)}`;
+    best.disabled = bestBin(state.figures, category) === bin;
+  }
+
+  state.on(["set", "kind", "category"], drawSelectors);
+  state.on(["set", "kind", "category", "bin"], drawNumbers);
+  drawSelectors();
+  drawNumbers();
+  return element;
+}
+
+const sortedNames = (classes) => classes.map((name, i) => [i, name]).sort((a, b) => a[1].localeCompare(b[1]));
+
+/** The slider of the score. All of its kind show the same value. */
+function makeScoreField(state, id) {
+  const value = make("output", { id: `${id}-value`, for: id });
+  const input = make("input", {
+    id, type: "range", min: 0, max: 1, step: 0.01, title: "Detections with a lower score are left out",
+    oninput: () => state.set({ bin: Math.round(100 * input.value) }),
+  });
+  const draw = () => {
+    input.value = state.values.bin / 100;
+    value.textContent = fixed(state.values.bin / 100);
+  };
+  state.on(["bin"], draw);
+  draw();
+  return make("label", { class: "field score" }, make("span", {}, "score ≥"), input, value);
+}
+
+/** Checkboxes for what is drawn on pictures, and for how it is coloured. */
+function makeLayers(state) {
+  const element = make("div", { class: "layers", role: "group", "aria-label": "Drawn on pictures" });
+  const draw = () => {
+    const { layers, colours } = state.values;
+    const boxes = Object.keys(layers).map((name) => {
+      const box = makeCheckbox(name, layers[name], (on) => state.set({ layers: { ...state.values.layers, [name]: on } }));
+      box.dataset.layer = name;
+      return box;
+    });
+    const colour = makeCheckbox("colour by category", colours === "class", (on) => state.set({ colours: on ? "class" : "outcome" }));
+    const focused = [...element.children].findIndex((child) => child.contains(document.activeElement));
+    element.replaceChildren(...boxes, colour);
+    if (focused >= 0) element.children[focused].querySelector("input").focus();
+  };
+  state.on(["layers", "colours"], draw);
+  draw();
+  return element;
+}
