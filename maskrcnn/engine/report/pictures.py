@@ -29,7 +29,7 @@ class Picture:
     Args:
         pixels: uint8 (h, w, 3) RGB, no longer than `SIDES[0]`.
         annotations, results: in COCO's form, in the frame of the file.
-        judged: fields of objects and of detections that tell what the evaluation made of them, by name, and a list each.
+        judged: what the evaluation made of objects and of detections: fields by name, with a list each.
     """
 
     record: ImageRecord

@@ -1,0 +1,236 @@
+"""What is embedded in the page equals what the evaluator computed, and the pictures are of what was evaluated."""
+
+import base64
+import json
+import logging
+import re
+
+import cv2
+import numpy as np
+import pytest
+from coco_sets import CATEGORIES, SIZE
+from evaluated_run import make_evaluated_run
+from pycocotools import mask as coco_mask
+
+from maskrcnn import cli
+from maskrcnn.data import read_coco
+from maskrcnn.engine.hooks import Reporting
+from maskrcnn.engine.report.build import report_data, report_on, write_report
+from maskrcnn.engine.report.results import Evaluated, ReportError
+from maskrcnn.evaluation.analysis import ERRORS
+from maskrcnn.evaluation.coco import ground_truth, run_coco
+
+K = len(CATEGORIES)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return make_evaluated_run(tmp_path_factory.mktemp("evaluated"))
+
+
+@pytest.fixture(scope="module")
+def data(run):
+    """As the page has it: out of the file that was written."""
+    text = write_report(run.folder, run.test_sets).read_text(encoding="utf-8")
+    (embedded,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', text, flags=re.DOTALL)
+    return json.loads(embedded)
+
+
+@pytest.fixture(scope="module")
+def of_set(data):
+    (found,) = data["sets"]
+    return found
+
+
+def of_kind(run, kind):
+    return run_coco(ground_truth(run.dataset), run.results, kind, (1, 10, 100))
+
+
+@pytest.mark.parametrize("kind", ["segm", "bbox"])
+def test_the_figures_are_the_evaluators(run, of_set, kind):
+    found = of_set["kinds"][kind]
+    assert found["figures"] == {
+        name.removeprefix(f"{kind}/"): value
+        for name, value in run.metrics.items()
+        if name.startswith(f"{kind}/") and not name.startswith(f"{kind}/AP-")
+    }
+    assert [row[0] for row in found["by_class"]["rows"]] == [run.metrics[f"{kind}/AP-{n}"] for n in of_set["classes"]]
+    assert found["errors"]["ap50"] == pytest.approx(run.metrics[f"{kind}/AP50"], abs=1e-9)
+    assert 0 < found["errors"]["ap50"] < 100
+
+
+@pytest.mark.parametrize("kind", ["segm", "bbox"])
+def test_recall_and_precision_over_the_score_end_where_the_evaluators_do(run, of_set, kind):
+    """At threshold 0 the recall is COCO's at IoU 0.5, and the last precision of its curve is TP / (TP + FP) there."""
+    found = of_set["kinds"][kind]
+    true, false = (np.array(found["counts"][name]) for name in ("true", "false"))
+    assert true.shape == (K, 101)
+    _, recall = of_kind(run, kind)
+    objects = np.array(of_set["objects"], float)
+    counted = [a for a in ground_truth(run.dataset)["annotations"] if not a["iscrowd"]]
+    if kind == "segm":
+        counted = [a for a in counted if a["segmentation"]]
+    in_kind = np.array([sum(a["category_id"] == category for a in counted) for category in CATEGORIES])
+    assert (in_kind <= objects).all()
+    for k in range(K - 1):
+        assert true[k].sum() / in_kind[k] == pytest.approx(recall[0, k, 0, -1])
+    ignored = len(run.results) - true.sum() - false.sum()
+    assert 0 < ignored < len(run.results) / 4  # in crowd regions
+
+
+def test_pairs_of_the_confusion_matrix_are_all_detections_that_count(of_set):
+    for found in of_set["kinds"].values():
+        pairs = sum(sum(cells[1::2]) for _, _, cells in found["confusion"])
+        assert pairs == np.sum(found["counts"]["true"]) + np.sum(found["counts"]["false"])
+        assert np.sum(found["calibration"]["count"]) == pairs
+
+
+def test_the_errors_are_all_detections_that_are_wrong(of_set):
+    for found in of_set["kinds"].values():
+        assert [entry["name"] for entry in found["errors"]["types"]] == list(ERRORS)
+        wrong = sum(entry["count"] for entry in found["errors"]["types"] if entry["name"] != "missed")
+        assert wrong == np.sum(found["counts"]["false"])
+        assert all(sum(entry["by_class"]) == entry["count"] for entry in found["errors"]["types"])
+
+
+def test_examples_are_errors_of_their_type_the_surest_first(of_set):
+    shown = 0
+    for kind, found in of_set["kinds"].items():
+        for entry in found["errors"]["types"]:
+            pictures = of_set["pictures"]
+            if entry["name"] == "missed":
+                for picture, row in entry["examples"]:
+                    assert pictures[picture]["objects"]["found_by"][kind][row] == -1
+                    assert not pictures[picture]["objects"]["crowd"][row]
+                continue
+            scores = []
+            for picture, row in entry["examples"]:
+                assert pictures[picture]["detections"]["error"][kind][row] == entry["name"]
+                scores.append(pictures[picture]["detections"]["score"][row])
+            assert scores == sorted(scores, reverse=True)
+            assert bool(scores) == (entry["count"] > 0)
+            shown += len(scores)
+    assert shown > 20
+
+
+def test_a_picture_has_the_image_its_objects_and_its_detections(run, of_set):
+    truth = ground_truth(run.dataset)["annotations"]
+    label_of = {category: label for label, category in enumerate(CATEGORIES)}
+    records = {record.image_id: record for record in run.dataset}
+    for picture in of_set["pictures"]:
+        pixels = cv2.imdecode(np.frombuffer(base64.b64decode(picture["webp"]), np.uint8), cv2.IMREAD_COLOR)
+        assert pixels.shape[:2] == (picture["height"], picture["width"]) == tuple(picture["size"]) == SIZE
+        assert picture["file"] == records[picture["image"]].path.name
+        original = cv2.imread(str(records[picture["image"]].path))
+        assert np.corrcoef(original.ravel(), pixels.ravel())[0, 1] > 0.5  # noise is what compression keeps worst
+        for name, rows in (("objects", truth), ("detections", run.results)):
+            own = [row for row in rows if row["image_id"] == picture["image"]]
+            found = picture[name]
+            assert found["label"] == [label_of[row["category_id"]] for row in own]
+            xyxy = [[x, y, x + w, y + h] for x, y, w, h in (row["bbox"] for row in own)]
+            assert np.reshape(found["box"], (-1, 4)) == pytest.approx(np.reshape(xyxy, (-1, 4)), abs=0.051)
+            for row, mask in zip(own, found["mask"], strict=True):
+                assert (mask is None) == (not row["segmentation"])
+                if mask is not None:
+                    x, y, w, h, counts = mask
+                    cut = coco_mask.decode({"size": [h, w], "counts": counts})
+                    whole = np.zeros(SIZE, np.uint8)
+                    whole[y : y + h, x : x + w] = cut
+                    assert (whole == decoded(row["segmentation"])).all()
+                    assert cut.any(axis=0)[[0, -1]].all() and cut.any(axis=1)[[0, -1]].all()  # as small as can be
+
+
+def decoded(segmentation):
+    if isinstance(segmentation, list):
+        return coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(segmentation, *SIZE)))
+    if isinstance(segmentation["counts"], list):
+        segmentation = coco_mask.frPyObjects(segmentation, *SIZE)
+    return coco_mask.decode(segmentation)
+
+
+def test_the_groups(of_set):
+    groups = {group["name"]: group["pictures"] for group in of_set["groups"]}
+    quality = [picture["quality"] for picture in of_set["pictures"]]
+    assert list(groups) == ["worst", "best", "random"]
+    worst, best = ([quality[i] for i in groups[name]] for name in ("worst", "best"))
+    assert worst == sorted(worst) and best == sorted(best, reverse=True) and worst[-1] <= best[-1]
+    assert not set(groups["worst"]) & set(groups["best"])
+    assert min(q for q in quality if q is not None) == worst[0]
+
+
+def test_the_page_says_what_was_evaluated(data, of_set, run):
+    assert data["title"] == "run" and of_set["evaluated"] == "iteration 19"
+    assert of_set["images"] == len(run.dataset) and of_set["classes"] == list(CATEGORIES.values())
+    assert data["training"]["series"]["total_loss"] == [2.0]
+    assert data["evaluations"]["series"]["segm/AP"] == [run.metrics["segm/AP"]]
+    assert ["SOLVER.MAX_ITER", "900", ""] in data["config"]
+
+
+def test_without_masks_there_are_boxes_alone(tmp_path):
+    run = make_evaluated_run(tmp_path, masks=False, images=6)
+    (found,) = report_data(run.folder, run.test_sets)["sets"]
+    assert list(found["kinds"]) == ["bbox"]
+    assert {mask for picture in found["pictures"] for mask in picture["detections"]["mask"]} == {None}
+
+
+def test_without_an_evaluation_there_are_curves_alone(tmp_path):
+    run = make_evaluated_run(tmp_path, images=4)
+    (run.folder / "inference" / "coco_figures.json").unlink()
+    assert report_data(run.folder, run.test_sets)["sets"] == []
+    assert report_data(run.folder, {})["training"]["iterations"] == [19]
+
+
+def test_without_a_detection(tmp_path):
+    run = make_evaluated_run(tmp_path, images=4)
+    (run.folder / "inference" / "coco_instances_results.json").write_text("[]")
+    (found,) = report_data(run.folder, run.test_sets)["sets"]
+    assert found["kinds"]["segm"]["best_f1"]["all"] is None
+    assert write_report(run.folder, run.test_sets).exists()
+
+
+def test_results_of_other_data_are_refused(tmp_path):
+    run = make_evaluated_run(tmp_path, images=5)
+    content = json.loads(run.dataset.json_path.read_text())
+    content["images"] = content["images"][:4]
+    content["annotations"] = [a for a in content["annotations"] if a["image_id"] > 996]
+    (tmp_path / "fewer.json").write_text(json.dumps(content))
+    fewer = read_coco(tmp_path / "fewer.json", run.dataset.image_root)
+    with pytest.raises(ReportError, match="results of 5 images and 5 classes, but the data set 'fewer' has 4 and 5"):
+        write_report(run.folder, {"fewer": fewer})
+    assert not (run.folder / "report.html").exists()
+
+
+def test_a_report_that_fails_is_a_warning(tmp_path, caplog):
+    run = make_evaluated_run(tmp_path, images=4)
+    (tmp_path / "data" / "1.png").write_bytes(b"no image")
+    with caplog.at_level(logging.WARNING):
+        report_on(run.folder, run.test_sets, Evaluated.now("iteration 20", 1.0))
+    (line,) = caplog.messages
+    assert "no report, by an error in making it" in line and "1.png" in line
+    assert Evaluated.read(run.folder / "inference").what == "iteration 20"  # and it can be made later
+    assert not list(run.folder.glob("*.html")) and not list(run.folder.glob(".*"))
+
+
+def test_a_run_that_is_asked_to_stop_does_not_wait_for_its_report(tmp_path, caplog):
+    run = make_evaluated_run(tmp_path, images=4)
+    with caplog.at_level(logging.WARNING):
+        report_on(run.folder, run.test_sets, Evaluated.now("iteration 20", 1.0), stop=lambda: True)
+    assert caplog.messages == ["no report: the run was asked to stop"]
+
+
+def test_the_hook_says_which_iteration_was_evaluated():
+    asked = []
+    Reporting(asked.append).after_evaluation(699, {"bbox/AP": 1.0})
+    assert asked == ["iteration 699"]
+
+
+def test_the_command(tmp_path, capsys):
+    run = make_evaluated_run(tmp_path, images=4)
+    assert cli.main(["report", str(run.folder)]) == 0
+    assert capsys.readouterr().out == f"report: {run.folder / 'report.html'}\n"
+    assert (run.folder / "report.html").read_text().startswith("<!doctype html>")
+    (run.folder / "inference" / "coco_instances_results.json").unlink()
+    assert cli.main(["report", str(run.folder)]) == 2
+    assert "coco_instances_results.json is missing" in capsys.readouterr().err
+    assert cli.main(["report", str(tmp_path)]) == 2
+    assert "no folder of a run: it has no config.yaml" in capsys.readouterr().err
