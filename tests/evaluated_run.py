@@ -10,7 +10,7 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
-from coco_sets import SIZE, by_image, random_set
+from coco_sets import SIZE, by_image, compressed, random_set, rectangle
 
 from maskrcnn.config import dump, load_config
 from maskrcnn.data import Dataset, read_coco
@@ -37,6 +37,8 @@ def make_evaluated_run(folder: Path, *, seed: int = 0, images: int = 30, masks: 
     truth, results = random_set(seed, images=images)
     for row in (*truth["annotations"], *results):
         row["image_id"] = 1000 - row["image_id"]
+    for row in truth["annotations"]:  # a data set has masks for all of its objects, or for none
+        row["segmentation"] = row["segmentation"] or compressed(rectangle(*row["bbox"]))
     data = folder / "data"
     data.mkdir(parents=True)
     rng = np.random.default_rng(seed)

@@ -43,7 +43,7 @@ from maskrcnn.engine.parts import build_hooks, build_parts, parallel
 from maskrcnn.engine.precision import choose_precision
 from maskrcnn.engine.provenance import Invocation, record_start
 from maskrcnn.engine.report.build import report_on
-from maskrcnn.engine.report.results import Evaluated
+from maskrcnn.engine.report.results import INFERENCE, Evaluated
 from maskrcnn.engine.solver import build_schedule
 from maskrcnn.engine.state import check_resumable, load_weights
 from maskrcnn.engine.trainer import Trainer
@@ -102,7 +102,7 @@ def train(
                 parts.model,
                 parts.test_sets,
                 parts.test_mapper,
-                folder / "inference",
+                folder / INFERENCE,
                 test_precision,
                 request=request,
                 ema=parts.state.ema,
@@ -184,7 +184,7 @@ def test(cfg: CfgNode, *, weights: Sequence[str] = ()) -> dict[str, float]:
                 model.compile_parts()
             logger.info("computing in %s", precision)
             _, mapper = build_mappers(cfg, model.task)
-            evaluation = Evaluation(cfg, model, test_sets, mapper, folder / "inference", precision)
+            evaluation = Evaluation(cfg, model, test_sets, mapper, folder / INFERENCE, precision)
         results = evaluation()
         if is_main_process():
             evaluated = Evaluated.now(", ".join(specs), evaluation.seconds)

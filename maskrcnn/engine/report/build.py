@@ -18,7 +18,7 @@ from maskrcnn.engine.report.examples import groups, spread
 from maskrcnn.engine.report.history import read_history, thinned
 from maskrcnn.engine.report.page import render
 from maskrcnn.engine.report.pictures import Picture, encode, read_picture
-from maskrcnn.engine.report.results import Evaluated, ReportError, Results, read_figures, results_folder
+from maskrcnn.engine.report.results import INFERENCE, Evaluated, ReportError, Results, read_figures, results_folder
 from maskrcnn.engine.report.run_facts import describe_run
 from maskrcnn.engine.writers.json_lines import METRICS_FILE
 from maskrcnn.evaluation.analysis import (
@@ -37,7 +37,6 @@ from maskrcnn.evaluation.analysis import (
 )
 
 REPORT_FILE = "report.html"
-INFERENCE = "inference"
 BUDGET = 9_000_000  # bytes of all images, as text; with everything else the page stays below 15 MB
 
 T = TypeVar("T")

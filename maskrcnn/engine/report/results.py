@@ -17,6 +17,7 @@ from maskrcnn.data.records import ImageRecord
 from maskrcnn.evaluation.coco import FIGURES_FILE, RESULTS_FILE, ground_truth
 from maskrcnn.evaluation.results import write_json
 
+INFERENCE = "inference"  # the folder of results within a run's
 EVALUATION_FILE = "evaluation.json"
 
 Rows = Sequence[Mapping[str, Any]]
@@ -46,8 +47,9 @@ class Evaluated:
         """None where no evaluation has said what it was of."""
         path = folder / EVALUATION_FILE
         try:
-            return cls(**json.loads(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError):
+            content = json.loads(path.read_text(encoding="utf-8"))
+            return cls(str(content["what"]), str(content["when"]), float(content["seconds"]))
+        except (OSError, ValueError, KeyError, TypeError):
             return None
 
 

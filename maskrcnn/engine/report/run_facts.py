@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import shlex
 import statistics
@@ -16,6 +15,7 @@ import yaml
 from maskrcnn.config import format_value, leaves
 from maskrcnn.engine.provenance import RUN_FILE, Record, Start, launcher, read_record
 from maskrcnn.engine.report.history import Curves
+from maskrcnn.engine.report.results import INFERENCE, Evaluated
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ def describe_run(folder: Path, training: Curves, evaluations: Curves) -> dict[st
         "run": {
             "repeat": repeat_command(folder, newest) if config else "",
             "facts": list(_facts(tree, config, newest, done)),
-            "timing": list(_timing(training, evaluations, folder / "inference")),
+            "timing": list(_timing(training, evaluations, folder / INFERENCE)),
             "starts": record["starts"],
         },
         "config": [[key, format_value(value), record["origins"].get(key, "")] for key, value in config.items()],
@@ -134,18 +134,11 @@ def _timing(training: Curves, evaluations: Curves, inference: Path) -> Iterator[
         yield ["one step, median", duration(statistics.median(time for _, time, _ in timed))]
         yield ["waiting for data", f"{100 * sum(count * data for count, _, data in timed) / total:.1f} %"]
     if evaluations["iterations"]:
-        seconds = _seconds_of_evaluation(inference / "evaluation.json")
-        last = "" if seconds is None else f", the last one took {duration(seconds)}"
+        newest = Evaluated.read(inference)
+        last = f", the last one took {duration(newest.seconds)}" if newest else ""
         yield ["evaluations", f"{len(evaluations['iterations'])}{last}"]
     if memory := [value for value in series.get("max_mem", nothing) if value is not None]:
         yield ["peak memory", f"{max(memory):.0f} MiB"]
-
-
-def _seconds_of_evaluation(path: Path) -> float | None:
-    try:
-        return float(json.loads(path.read_bytes())["seconds"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
 
 
 def _listed(value: Any) -> list[Any]:

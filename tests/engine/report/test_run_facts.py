@@ -39,7 +39,11 @@ def test_a_run(tmp_path):
     assert facts["optimizer"] == "SGD, learning rate 0.005, multistep"
     assert facts["precision"] == "float32 (as asked)" and facts["device"].startswith("cpu: ")
     timing = dict(found["run"]["timing"])
-    assert timing["evaluations"] == "3" and timing["waiting for data"].endswith(" %") and "training" in timing
+    assert (
+        timing["evaluations"].startswith("3, the last one took ")
+        and timing["waiting for data"].endswith(" %")
+        and "training" in timing
+    )
     assert found["run"]["starts"] == read_record(folder / "run.json")["starts"] and len(found["run"]["starts"]) == 1
 
     rows = {key: (value, origin) for key, value, origin in found["config"]}
@@ -109,7 +113,7 @@ def test_the_time_of_lines_of_unequal_length(tmp_path):
     ]
     (tmp_path / "metrics.json").write_text("".join(json.dumps(line) + "\n" for line in lines))
     (tmp_path / "inference").mkdir()
-    (tmp_path / "inference" / "evaluation.json").write_text('{"evaluated": "iteration 30", "seconds": 75.2}')
+    (tmp_path / "inference" / "evaluation.json").write_text('{"what": "iteration 30", "when": "", "seconds": 75.2}')
     assert describe(tmp_path)["run"]["timing"] == [
         ["training", "1 min 20 s"],
         ["one step, median", "3 s"],
