@@ -1,4 +1,4 @@
-"""A report's data by its schema: drawn ellipses as objects, shifted ones as detections, everything counted from these."""
+"""A report's data by its schema: drawn ellipses as objects, shifted ones as detections, all counted from these."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def _picture(
         found.append((_Ellipse.random(height, width, int(rng.integers(num_classes)), rng), "bkg", -1))
         found = found[:1] + found[2:] if index % 3 == 0 else found  # the second object is missed there
     right = {row: at for at, (_, error, row) in enumerate(found) if error == ""}
-    scores = [round(float(s), 3) for s in rng.uniform(0.05, 1, len(found))]
+    scores = [round(float(s if error else 0.3 + 0.7 * s), 3) for s, (_, error, _) in zip(rng.uniform(0.05, 0.9, len(found)), found)]
     _, encoded = cv2.imencode(".webp", image, [cv2.IMWRITE_WEBP_QUALITY, 80])
     crowd = [int(row == 3 and index == 1) for row in range(len(truth))]
     picture = {
