@@ -53,7 +53,7 @@ class Chart {
       scales: { x: { time: false, ...(xRange && { range: xRange }) }, y: yRange ? { range: yRange } : {} },
       legend: { live: true },
       cursor: { y: false, drag: { x: true, y: false } },
-      axes: [axisOf(x), { ...axisOf(y), size: 58 }],
+      axes: [axisOf(x), { ...axisOf(y), size: 60 }],
       series: [{ label: x, value: (_, v) => fixed(v, xDigits) }, ...series.map((one, i) => lineOf(one, i, few, digits))],
       hooks: { draw: mark ? [mark] : [], ready: click ? [(plot) => listenToClicks(plot, click)] : [] },
     };
@@ -63,7 +63,15 @@ class Chart {
 function axisOf(label) {
   const font = "12px system-ui, sans-serif";
   const grid = { stroke: cssColour("line"), width: 1 };
-  return { label, stroke: cssColour("muted"), grid, ticks: grid, font, labelFont: font, labelSize: 18, size: 34 };
+  const values = (_, splits) => splits.map((value) => tickText(value, Math.max(...splits.map(Math.abs))));
+  return { label, stroke: cssColour("muted"), grid, ticks: grid, font, labelFont: font, labelSize: 18, size: 34, values };
+}
+
+/** As short as it can be: 0.0005, 12,000; a tick of very small numbers as 5e-7. */
+function tickText(value, largest) {
+  if (!exists(value)) return "";
+  if (value !== 0 && largest < 1e-4) return value.toExponential().replace(/(\.\d\d)\d*/, "$1");
+  return value.toLocaleString("en-GB", { maximumFractionDigits: 7, maximumSignificantDigits: 8 });
 }
 
 function lineOf(one, i, few, digits) {
@@ -76,10 +84,13 @@ function lineOf(one, i, few, digits) {
     show: !one.hidden,
     spanGaps: true,
     points: { show: few && !one.bars && !one.plain, size: 5 },
-    value: (_, v) => fixed(v, digits),
+    value: (_, v) => numberText(v, digits),
     ...(one.bars && { paths: uPlot.paths.bars({ size: [0.85] }), fill: `${colour}33` }),
   };
 }
+
+/** Small values keep their digits: 0.0000251 -> "2.51e-5". */
+const numberText = (value, digits) => (exists(value) && value !== 0 && Math.abs(value) < 10 ** -digits ? value.toExponential(2) : fixed(value, digits));
 
 /** A click that does not zoom. */
 function listenToClicks(plot, click) {

@@ -6,14 +6,15 @@ const MOST = 20; // categories shown, those with most confusion
 function makeConfusion(state) {
   const box = make("div", { class: "scroll" });
   const line = make("p", { class: "note", id: "confusion-line", "aria-live": "polite" });
-  const title = make("h3", {}, "Confusion");
   const hint = "Rows: what is there; columns: what was detected, matched at IoU 0.5 whatever the category; per cent of the row.";
+  const element = make("div", { class: "chart" }, make("h3", {}, "Confusion"), make("p", { class: "note" }, hint), make("div", {}, box, line));
   let shown = [];
 
   /** The categories stay the same while the slider moves. */
   function choose() {
     const { set, category } = state.values;
     const all = set.classes.map((_, i) => i);
+    element.classList.toggle("wide", all.length > 8);
     if (all.length <= MOST) shown = all;
     else shown = all.sort((a, b) => confusionOf(b) - confusionOf(a)).slice(0, MOST).sort((a, b) => a - b);
     if (category >= 0 && !shown.includes(category)) shown = [category, ...shown.slice(0, MOST - 1)];
@@ -64,7 +65,7 @@ function makeConfusion(state) {
   state.on(["set", "kind", "category"], choose);
   state.on(["bin"], draw);
   choose();
-  return make("div", { class: "chart wide" }, title, make("p", { class: "note" }, hint), box, line);
+  return element;
 }
 
 function confusionCell(count, total, said, diagonal) {
@@ -72,7 +73,7 @@ function confusionCell(count, total, said, diagonal) {
   const percent = 100 * share;
   const text = count === 0 ? "" : percent < 1 ? "<1" : percent.toFixed(0);
   const cell = make("td", { tabindex: -1, title: said, "data-said": said, class: diagonal && "diagonal" }, text);
-  if (count) cell.style.backgroundColor = `rgb(var(--shade) / ${(8 + 72 * share).toFixed(0)}%)`;
+  if (count) cell.style.backgroundColor = `rgb(var(--shade) / ${(8 + 52 * share).toFixed(0)}%)`;
   return cell;
 }
 

@@ -34,7 +34,7 @@ function makeCurves(state) {
   }
 
   const section = makeSection("curves", "Curves",
-    make("div", { class: "charts" }, precision.element, confidence.element, calibration.element), makeConfusion(state));
+    make("div", { class: "charts" }, precision.element, confidence.element, calibration.element, makeConfusion(state)));
   const title = section.querySelector("h2");
   state.on(["set", "kind", "category"], draw);
   state.on(["bin"], () => (precision.redraw(), confidence.redraw()));
