@@ -1,4 +1,4 @@
-"""A report's data by its schema: drawn ellipses as objects, shifted ones as detections, everything counted from these."""
+"""A report's data by its schema: drawn ellipses as objects, shifted ones as detections, all counted from these."""
 
 from __future__ import annotations
 
@@ -132,8 +132,8 @@ def _picture(
         image[ellipse.mask(height, width) > 0] = rng.integers(100, 250, 3)
     found = []
     for row, ellipse in enumerate(truth if detections else []):
-        shift = (0.0, 0.5, 0.02, 0.05)[row % 4]  # right, loc, right, right
-        found.append((ellipse.shifted(shift), "loc" if shift == 0.5 else "", row))
+        shift = (0.0, 0.55, 0.02, 0.05)[row % 4]  # 0.55: IoU 0.49 as masks, 0.57 as boxes
+        found.append((ellipse.shifted(shift), "loc" if shift == 0.55 else "", row))
         if row % 3 == 2:
             found.append((ellipse.shifted(0.1), "dup", row))
         if row % 5 == 4 and num_classes > 1:
@@ -141,11 +141,16 @@ def _picture(
     if detections:
         found.append((_Ellipse.random(height, width, int(rng.integers(num_classes)), rng), "bkg", -1))
         found = found[:1] + found[2:] if index % 3 == 0 else found  # the second object is missed there
-    right = {row: at for at, (_, error, row) in enumerate(found) if error == ""}
-    scores = [round(float(s), 3) for s in rng.uniform(0.05, 1, len(found))]
-    _, encoded = cv2.imencode(".webp", image, [cv2.IMWRITE_WEBP_QUALITY, 80])
     crowd = [int(row == 3 and index == 1) for row in range(len(truth))]
-    picture = {
+    errors = {kind: [_error(error, row, crowd, kind) for _, error, row in found] for kind in kinds}
+    right = {kind: {row: at for at, (_, _, row) in enumerate(found) if errors[kind][at] == ""} for kind in kinds}
+    # Right ones have higher scores, and no score is a hundredth, so that a threshold is never a question of rounding.
+    scores = [
+        round(int(100 * (s if error else 0.3 + 0.7 * s)) / 100 + 0.005, 3)
+        for s, (_, error, _) in zip(rng.uniform(0.05, 0.9, len(found)), found, strict=True)
+    ]
+    _, encoded = cv2.imencode(".webp", image, [cv2.IMWRITE_WEBP_QUALITY, 80])
+    return {
         "image": index,
         "file": f'picture <{index}> & "x" 🙂.png',
         "size": [2 * height, 2 * width],
@@ -156,22 +161,28 @@ def _picture(
         "objects": {
             **_instances(truth, height, width, "segm" in kinds, keypoints),
             "crowd": crowd,
-            "found_by": {kind: [-1 if c else right.get(row, -1) for row, c in enumerate(crowd)] for kind in kinds},
+            "found_by": {kind: [right[kind].get(row, -1) for row in range(len(truth))] for kind in kinds},
         },
         "detections": {
             **_instances([ellipse for ellipse, _, _ in found], height, width, "segm" in kinds, keypoints),
             "score": scores,
-            "error": {kind: [_error(error, row, crowd) for _, error, row in found] for kind in kinds},
-            "iou": {
-                kind: [0.0 if row < 0 else 0.3 if error == "loc" else 0.9 for _, error, row in found] for kind in kinds
-            },
+            "error": errors,
+            "iou": {kind: [_iou(error, row, kind) for _, error, row in found] for kind in kinds},
         },
     }
-    return picture
 
 
-def _error(error: str, row: int, crowd: list[int]) -> str:
-    return "crowd" if row >= 0 and crowd[row] else error
+def _error(error: str, row: int, crowd: list[int], kind: str) -> str:
+    """Of a detection that was made from the object `row` (-1: from none)."""
+    if row >= 0 and crowd[row]:
+        return "crowd"
+    return "" if error == "loc" and kind == "bbox" else error
+
+
+def _iou(error: str, row: int, kind: str) -> float:
+    if row < 0:
+        return 0.0
+    return (0.57 if kind == "bbox" else 0.49) if error == "loc" else 0.9
 
 
 class _Ellipse:
@@ -237,8 +248,7 @@ def _kind(kind: str, pictures: list[dict], objects: list[int], rng: np.random.Ge
             bin_ = min(100, int(np.floor(100 * score)))
             (wrong if error else right)[label, bin_] += 1
             calibration[:, label, min(9, int(10 * score))] += (1, not error, score)
-            owner = row if error == "" else -1
-            object_class = label if owner >= 0 else (label - 1) % num_classes if error == "cls" else num_classes
+            object_class = {"": label, "cls": (label - 1) % num_classes}.get(error, num_classes)
             pairs = confusion.setdefault((object_class, label), {})
             pairs[bin_] = pairs.get(bin_, 0) + 1
     some = [k for k in range(num_classes) if objects[k]]

@@ -9,5 +9,5 @@ const OUTCOMES = { right: "#56b4e9", wrong: "#ff9f1c", crowd: "#c8c8c8" };
 function classColour(label, classes) {
   if (classes <= FEW.length) return FEW[label % FEW.length];
   const hue = (label * 137.508) % 360; // the golden angle: neighbours are far apart
-  return `hsl(${hue.toFixed(0)} ${label % 2 ? 85 : 70}% ${label % 3 ? 62 : 52}%)`;
+  return `hsl(${hue.toFixed(0)} ${label % 2 ? 90 : 70}% ${label % 3 ? 66 : 74}%)`; // light enough for black text
 }

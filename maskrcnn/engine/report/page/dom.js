@@ -51,3 +51,11 @@ const plural = (count, noun) => `${whole(count)} ${noun}${count === 1 ? "" : "s"
 const cssColour = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
 
 const KIND_NAMES = { segm: "masks", bbox: "boxes" };
+
+/** The data that the page carries; its text is not kept twice. */
+function takeData() {
+  const element = document.getElementById("data");
+  const data = JSON.parse(element.textContent);
+  element.remove();
+  return data;
+}

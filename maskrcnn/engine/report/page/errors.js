@@ -23,7 +23,7 @@ function makeErrors(state, viewer) {
       bar.firstChild.style.width = `${(100 * Math.max(0, gainOf(type))) / longest}%`;
       return make(
         "button",
-        { type: "button", class: "error-type", "data-error": type.name, "aria-pressed": type.name === chosen, onclick: () => choose(type.name) },
+        { type: "button", class: "error-type", "data-error": type.name, "aria-pressed": String(type.name === chosen), onclick: () => choose(type.name) },
         make("span", { class: "name" }, type.name), bar,
         make("span", { class: "gain" }, exists(type.gain) ? `+${fixed(type.gain, 1)}` : NONE),
         make("span", { class: "count" }, `${whole(number)} ×`), make("span", { class: "meaning" }, ERRORS[type.name] ?? ""),
@@ -31,7 +31,7 @@ function makeErrors(state, viewer) {
     }));
     const where = category < 0 ? "" : ` Counts are of ${set.classes[category]} alone; points are of all categories.`;
     ifs.textContent =
-      `AP50 is ${figure(errors.ap50)}. It would gain ${fixed(errors.gain_false, 1)} points without any false detection, ` +
+      `Counted here, AP50 is ${figure(errors.ap50)}. It would gain ${fixed(errors.gain_false, 1)} points without any false detection, ` +
       `${fixed(errors.gain_missed, 1)} if nothing were missed.${where}`;
   }
 
@@ -67,7 +67,7 @@ function makeErrors(state, viewer) {
 
   function choose(name) {
     chosen = name;
-    bars.querySelectorAll("button").forEach((button) => button.setAttribute("aria-pressed", button.dataset.error === name));
+    bars.querySelectorAll("button").forEach((button) => button.setAttribute("aria-pressed", String(button.dataset.error === name)));
     drawExamples();
   }
 

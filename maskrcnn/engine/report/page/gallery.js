@@ -64,7 +64,7 @@ function groupsOf(state) {
 function pictureCard(state, item, lazy, open) {
   const { picture } = item;
   const pair = ["objects", "detections"].map((side) => [side, make("canvas", { "aria-hidden": "true" })]);
-  for (const [, canvas] of pair) canvas.style.aspectRatio = `${Math.min(Math.max(picture.width / picture.height, 0.75), 3)}`;
+  for (const [, canvas] of pair) canvas.style.aspectRatio = `${Math.min(Math.max(picture.width / picture.height, 1), 2)}`;
   const line = make("span", { class: "line" });
   const quality = exists(picture.quality) ? `quality ${fixed(picture.quality)}` : "";
   const card = make(

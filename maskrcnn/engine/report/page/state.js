@@ -41,9 +41,14 @@ function valuesFor(set, kind = Object.keys(set.kinds)[0]) {
   return { set, kind, category: -1, bin: bestBin(set.kinds[kind], -1) ?? 50, layers: layersFor(set, kind) };
 }
 
-/** Layers shown at first: masks where there are any, else boxes; names where there is more than one. */
+/** The layers that the set has, and whether they show at first: masks or else boxes, names if there are several. */
 function layersFor(set, kind) {
   const has = (field) => set.pictures.some((p) => [p.objects, p.detections].some((side) => side[field]?.some((v) => v)));
   const masks = kind === "segm" && has("mask");
-  return { masks, boxes: !masks, keypoints: has("keypoints"), names: set.classes.length > 1 };
+  return {
+    ...(has("mask") && { masks }),
+    boxes: !masks,
+    ...(has("keypoints") && { keypoints: true }),
+    names: set.classes.length > 1,
+  };
 }

@@ -4,7 +4,7 @@
 function makeToolbar(state, sets) {
   const numbers = {};
   for (const name of ["detections", "precision", "recall", "f1"]) numbers[name] = make("output", { id: name, for: "score" });
-  const best = make("button", { type: "button", id: "best", onclick: () => state.set({ bin: bestBin(state.figures, state.values.category) }) });
+  const best = make("button", { type: "button", id: "best", title: "Go to the score where F1 is highest", onclick: () => state.set({ bin: bestBin(state.figures, state.values.category) }) });
   const selectors = make("div", { class: "selectors" });
   const term = (text, output) => make("span", { class: "number" }, text, output);
   const element = make(
@@ -13,7 +13,7 @@ function makeToolbar(state, sets) {
     selectors,
     makeScoreField(state, "score"),
     make("div", { class: "numbers" }, term("detections", numbers.detections), term("precision", numbers.precision),
-      term("recall", numbers.recall), term("F1", numbers.f1), best),
+      term("recall", numbers.recall), term("F1", numbers.f1)),
   );
 
   function drawSelectors() {
@@ -25,6 +25,7 @@ function makeToolbar(state, sets) {
       sets.length > 1 && makeSelect("data set", "set", sets.map((s, i) => [i, s.name]), sets.indexOf(set), (i) => state.set(valuesFor(sets[i], keepKind(sets[i])))),
       kinds.length > 1 && makeSelect("evaluated", "kind", kinds, kind, (name) => state.set({ kind: name, layers: layersFor(set, name) })),
       set.classes.length > 1 && makeSelect("category", "category", categories, category, (i) => state.set({ category: Number(i) })),
+      best,
     ].filter(Boolean));
   }
 
@@ -37,7 +38,7 @@ function makeToolbar(state, sets) {
     numbers.f1.textContent = fixed(at.f1);
     const top = bestOf(state.figures, category);
     best.hidden = !top || !exists(top.f1) || !exists(top.threshold);
-    if (!best.hidden) best.textContent = `best F1 ${fixed(top.f1)} at ${fixed(top.threshold)}`;
+    if (!best.hidden) best.textContent = `best F1 at ${fixed(top.threshold)}`;
     best.disabled = bestBin(state.figures, category) === bin;
   }
 
@@ -76,12 +77,13 @@ function makeLayers(state) {
       box.dataset.layer = name;
       return box;
     });
-    const colour = makeCheckbox("colour by category", colours === "class", (on) => state.set({ colours: on ? "class" : "outcome" }));
+    const several = state.values.set.classes.length > 1;
+    const colour = several && makeCheckbox("colour by category", colours === "class", (on) => state.set({ colours: on ? "class" : "outcome" }));
     const focused = [...element.children].findIndex((child) => child.contains(document.activeElement));
-    element.replaceChildren(...boxes, colour);
+    element.replaceChildren(...boxes, ...(colour ? [colour] : []));
     if (focused >= 0) element.children[focused].querySelector("input").focus();
   };
-  state.on(["layers", "colours"], draw);
+  state.on(["set", "layers", "colours"], draw);
   draw();
   return element;
 }

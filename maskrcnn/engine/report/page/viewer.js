@@ -81,7 +81,7 @@ class Viewer {
   /** A new picture: zoomed to what is in focus, if anything is. */
   enter() {
     this.focus = this.item.focus;
-    this.window = this.focus ? windowAround(this.item.picture, boxesInFocus(this.item.picture, this.focus), 2.2) : null;
+    this.window = this.focus ? windowAround(this.item.picture, boxesInFocus(this.item.picture, this.focus), 3) : null;
     this.show();
   }
 
@@ -199,7 +199,7 @@ function windowAround(picture, boxes, margin) {
   const y1 = Math.min(...boxes.map((box) => box[1]));
   const x2 = Math.max(...boxes.map((box) => box[2]));
   const y2 = Math.max(...boxes.map((box) => box[3]));
-  const side = Math.max(margin * Math.max(x2 - x1, y2 - y1), 48);
+  const side = Math.max(margin * Math.max(x2 - x1, y2 - y1), 56);
   const start = (middle, size) => {
     if (side >= size) return (size - side) / 2;
     return Math.min(Math.max(middle - side / 2, 0), size - side);

@@ -1,0 +1,429 @@
+"""The page in a browser: what it shows is what the data say, it can be used, and it asks nobody for anything."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from example_data import example_data
+from pycocotools import mask as coco_masks
+
+from maskrcnn.engine.report.page import render
+
+webdriver = pytest.importorskip("selenium.webdriver")
+from selenium.webdriver.common.by import By  # noqa: E402
+from selenium.webdriver.common.keys import Keys  # noqa: E402
+from selenium.webdriver.support.ui import Select, WebDriverWait  # noqa: E402
+
+FLAGS = (
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync", "--window-size=1280,900"),
+)
+
+
+@pytest.fixture(scope="module")
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    browser = shutil.which("chromium") or shutil.which("google-chrome")
+    driver = shutil.which("chromedriver")
+    if not browser or not driver:
+        pytest.skip("there is no chromium with its chromedriver here")
+    options = webdriver.ChromeOptions()
+    options.binary_location = browser
+    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    os.environ |= {"SE_OFFLINE": "true", "SE_AVOID_STATS": "true"}  # selenium looks for no driver elsewhere
+    chromium = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    chromium.set_script_timeout(10)
+    yield chromium
+    chromium.quit()
+
+
+class Page:
+    """An open page. `state()` waits until what was asked for is drawn."""
+
+    def __init__(self, chromium: Any) -> None:
+        self.chromium = chromium
+
+    def js(self, code: str, *arguments: Any) -> Any:
+        return self.chromium.execute_script(code, *arguments)
+
+    def find(self, selector: str) -> Any:
+        return self.chromium.find_element(By.CSS_SELECTOR, selector)
+
+    def all(self, selector: str) -> list[Any]:
+        return self.chromium.find_elements(By.CSS_SELECTOR, selector)
+
+    def text(self, selector: str) -> str:
+        return self.find(selector).text
+
+    def wait(self, condition: str) -> None:
+        WebDriverWait(self.chromium, 5, poll_frequency=0.02).until(lambda _: self.js(f"return {condition}"), condition)
+
+    def settle(self) -> None:
+        """Two frames: changes are drawn in the next one."""
+        self.chromium.execute_async_script("requestAnimationFrame(() => requestAnimationFrame(arguments[0]))")
+
+    def score(self, value: float) -> None:
+        code = "const s = document.getElementById('score'); s.value = arguments[0]; s.dispatchEvent(new Event('input'))"
+        self.js(code, value)
+        self.settle()
+
+    def choose(self, identifier: str, text: str) -> None:
+        Select(self.find(f"#{identifier}")).select_by_visible_text(text)
+        self.settle()
+
+    def width(self, pixels: int) -> None:
+        metrics = {"width": pixels, "height": 800, "deviceScaleFactor": 1, "mobile": False}
+        self.chromium.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+
+
+@pytest.fixture
+def show(chromium: Any, tmp_path: Path) -> Iterator[Callable[[dict[str, Any]], Page]]:
+    """Opens a page of these data; in the end, nothing was complained about and nothing was asked for."""
+
+    def show(data: dict[str, Any], width: int = 1280) -> Page:
+        page = Page(chromium)
+        page.width(width)
+        path = tmp_path / "report.html"
+        path.write_text(render(data), encoding="utf-8")
+        chromium.get(path.as_uri())
+        return page
+
+    chromium.get_log("browser")
+    yield show
+    assert chromium.get_log("browser") == []
+    assert chromium.execute_script("return performance.getEntriesByType('resource').map((e) => e.name)") == []
+
+
+# ---- numbers ----
+
+
+def numbers_at(data: dict[str, Any], kind: str, score: float, label: int | None = None) -> list[str]:
+    """Detections, precision, recall and F1, counted from the pictures: the example's set is what they hold."""
+    right = wrong = objects = 0
+    for picture in data["sets"][0]["pictures"]:
+        found, truth = picture["detections"], picture["objects"]
+        objects += sum(
+            not crowd and label in (None, k) for k, crowd in zip(truth["label"], truth["crowd"], strict=True)
+        )
+        for k, s, error in zip(found["label"], found["score"], found["error"][kind], strict=True):
+            if s >= score and error != "crowd" and label in (None, k):
+                right, wrong = right + (error == ""), wrong + (error != "")
+    if right + wrong == 0:
+        return ["0", "–", f"{0:.2f}", f"{0:.2f}"]
+    precision, recall = right / (right + wrong), right / objects
+    f1 = 2 * precision * recall / (precision + recall) if right else 0
+    return [str(right + wrong), f"{precision:.2f}", f"{recall:.2f}", f"{f1:.2f}"]
+
+
+def numbers_shown(page: Page) -> list[str]:
+    return [page.text(f"#{name}") for name in ("detections", "precision", "recall", "f1")]
+
+
+def test_the_slider_counts_what_is_at_or_above_it(show):
+    data = example_data()
+    page = show(data)
+    best = data["sets"][0]["kinds"]["segm"]["best_f1"]["all"]
+    assert page.text("#score-value") == f"{best['threshold']:.2f}"
+    assert page.text("#f1") == f"{best['f1']:.2f}"
+    for score in (0, 0.2, 0.47, 0.7, 0.98, 1):
+        page.score(score)
+        assert numbers_shown(page) == numbers_at(data, "segm", score)
+        assert page.text("#score-value") == f"{score:.2f}"
+    page.find("#score").send_keys(Keys.HOME, *[Keys.ARROW_RIGHT] * 30)
+    page.settle()
+    assert page.text("#score-value") == "0.30"
+    assert numbers_shown(page) == numbers_at(data, "segm", 0.3)
+    page.find("#best").click()
+    page.settle()
+    assert page.text("#f1") == f"{best['f1']:.2f}"
+
+
+def test_masks_and_boxes_and_categories_have_numbers_of_their_own(show):
+    data = example_data()
+    page = show(data)
+    page.choose("kind", "boxes")
+    page.score(0.4)
+    assert numbers_shown(page) == numbers_at(data, "bbox", 0.4) != numbers_at(data, "segm", 0.4)
+    page.choose("category", "dog")
+    assert numbers_shown(page) == numbers_at(data, "bbox", 0.4, label=1)
+    assert page.text("#curves-title") == "Curves: dog"
+    page.choose("kind", "masks")
+    assert numbers_shown(page) == numbers_at(data, "segm", 0.4, label=1)
+
+
+def test_another_set_has_its_own_numbers(show):
+    data = example_data(sets=2)
+    page = show(data)
+    page.choose("set", "set_1")
+    page.score(0.3)
+    assert numbers_shown(page) == numbers_at({"sets": data["sets"][1:]}, "segm", 0.3)
+
+
+def test_confusion_follows_the_slider(show):
+    data = example_data()
+    page = show(data)
+    chosen = data["sets"][0]
+    for score in (0.1, 0.6):
+        page.score(score)
+        matched = np.zeros((3, 3), int)
+        for picture in chosen["pictures"]:
+            found = picture["detections"]
+            for label, s, error in zip(found["label"], found["score"], found["error"]["segm"], strict=True):
+                if s >= score and error in ("", "cls"):
+                    matched[label if error == "" else (label - 1) % 3, label] += 1
+        said = page.js("return [...document.querySelectorAll('.confusion td[data-said]')].map((c) => c.dataset.said)")
+        for label, (name, objects) in enumerate(zip(chosen["classes"], chosen["objects"], strict=True)):
+            row = [text for text in said if f"objects of {name} " in text]
+            assert [int(text.split()[0]) for text in row] == [*matched[label], objects - matched[label].sum()]
+
+
+def test_a_click_in_the_confidence_chart_sets_the_score(show):
+    page = show(example_data())
+    over = page.all("#curves .u-over")[1]
+    page.js("arguments[0].scrollIntoView({block: 'center'})", over)
+    over.click()  # in its middle
+    page.settle()
+    assert float(page.text("#score-value")) == pytest.approx(0.5, abs=0.01)
+
+
+def test_tables_sort(show):
+    data = example_data(classes=[f"class {k}" for k in range(9)], pictures=12)
+    page = show(data)
+    rows = data["sets"][0]["kinds"]["segm"]["by_class"]["rows"]
+    head = next(one for one in page.all("#tables thead button") if one.text.startswith("AP50"))
+
+    def column() -> list[str]:
+        return page.js(
+            "return [...document.querySelectorAll('#tables .data')][0].querySelectorAll('tbody tr')"
+        ).__len__() and [one.text for one in page.all("#tables .table:first-of-type tbody tr td:nth-child(4)")]
+
+    page.js("arguments[0].click()", head)
+    there = sorted((row[1] for row in rows if row[1] >= 0), reverse=True)
+    missing = ["–"] * sum(row[1] < 0 for row in rows)
+    assert column()[:9] == [f"{value:.1f}" for value in there] + missing
+    page.js("arguments[0].click()", head)
+    assert column()[:9] == [f"{value:.1f}" for value in there[::-1]] + missing
+
+
+# ---- pictures ----
+
+
+def test_masks_decode_to_what_was_encoded(show):
+    """Also those with holes, with single pixels that touch at corners, empty and full ones."""
+    page = show(example_data(pictures=1))
+    rng = np.random.default_rng(0)
+    masks = [(rng.random((7, 11)) < share).astype(np.uint8) for share in (0, 0.1, 0.3, 0.5, 0.7, 0.9, 1)]
+    masks += [np.kron(mask, np.ones((30, 20), np.uint8)) for mask in masks[2:4]]  # runs beyond one character
+    rows = [[2, 3, m.shape[1], m.shape[0], coco_masks.encode(np.asfortranarray(m))["counts"].decode()] for m in masks]
+    inside = """
+        const context = document.createElement("canvas").getContext("2d");
+        return arguments[0].map((row) => {
+          const mask = decodeMask(row);
+          const polygons = traceOutline(mask);
+          const path = pathOf(polygons);
+          const filled = [];
+          for (let y = 0; y < row[3]; y++) for (let x = 0; x < row[2]; x++)
+            filled.push(Number(context.isPointInPath(path, row[0] + x + 0.5, row[1] + y + 0.5, "evenodd")));
+          const twice = (p) => p.reduce((s, [x, y], i) => s + x * p[(i + 1) % p.length][1] - y * p[(i + 1) % p.length][0], 0);
+          return {area: areaOf(decodeRuns(row[4])), outlined: polygons.reduce((s, p) => s + twice(p), 0) / 2, filled};
+        });
+    """
+    for mask, got in zip(masks, page.js(inside, rows), strict=True):
+        assert got["area"] == got["outlined"] == mask.sum()
+        np.testing.assert_array_equal(np.reshape(got["filled"], mask.shape), mask)
+
+
+def test_the_masks_of_the_pictures_have_their_areas(show):
+    data = example_data()
+    page = show(data)
+    rows = [mask for picture in data["sets"][0]["pictures"] for mask in picture["detections"]["mask"]]
+    expected = [coco_masks.area({"size": [h, w], "counts": counts.encode()}) for _, _, w, h, counts in rows]
+    assert min(expected) > 0
+    assert page.js("return arguments[0].map((row) => areaOf(decodeRuns(row[4])))", rows) == [int(a) for a in expected]
+
+
+def test_overlaps_of_masks_are_those_of_pycocotools(show):
+    page = show(example_data(pictures=1))
+    rng = np.random.default_rng(1)
+    frames = (rng.random((6, 20, 30)) < 0.4).astype(np.uint8)
+    rows, whole = [], []
+    for frame in frames:
+        x, y = (int(v) for v in rng.integers(0, 8, 2))
+        w, h = (int(v) for v in rng.integers(5, 12, 2))
+        window = np.zeros_like(frame)
+        window[y : y + h, x : x + w] = frame[y : y + h, x : x + w]
+        whole.append(coco_masks.encode(np.asfortranarray(window)))
+        part = coco_masks.encode(np.asfortranarray(window[y : y + h, x : x + w]))
+        rows.append([x, y, w, h, part["counts"].decode()])
+    code = "const m = arguments[0].map(decodeMask); return m.map((a) => m.map((b) => maskIou(a, b)))"
+    np.testing.assert_allclose(page.js(code, rows), coco_masks.iou(whole, whole, [0] * 6), atol=1e-12)
+
+
+def drawn(page: Page, selector: str) -> str:
+    """A canvas's pixels, once it has been drawn."""
+    page.js("document.querySelector(arguments[0]).scrollIntoView({block: 'center'})", selector)
+    page.wait(f"document.querySelector({selector!r}).dataset.drawn !== undefined")
+    page.settle()
+    return page.js(f"return document.querySelector({selector!r}).toDataURL()")
+
+
+PREDICTIONS = "#cards .card canvas:nth-child(2)"
+
+
+def test_layers_and_the_score_change_what_is_drawn(show):
+    data = example_data(keypoints=True)
+    page = show(data)
+    page.score(0)
+    picture = data["sets"][0]["pictures"][data["sets"][0]["groups"][0]["pictures"][0]]
+    at_first = drawn(page, PREDICTIONS)
+    assert page.find(PREDICTIONS).get_attribute("data-drawn") == str(len(picture["detections"]["score"]))
+    for layer in ("masks", "boxes", "keypoints", "names"):
+        box = f"#pictures [data-layer={layer}] input"
+        page.find(box).click()
+        page.settle()
+        assert drawn(page, PREDICTIONS) != at_first, layer
+        page.find(box).click()
+        page.settle()
+        assert drawn(page, PREDICTIONS) == at_first, layer
+    middle = float(np.median(picture["detections"]["score"]))
+    page.score(round(middle, 2))
+    assert drawn(page, PREDICTIONS) != at_first
+    above = sum(score >= round(middle, 2) for score in picture["detections"]["score"])
+    assert page.find(PREDICTIONS).get_attribute("data-drawn") == str(above)
+    page.score(1)
+    drawn(page, PREDICTIONS)
+    assert page.find(PREDICTIONS).get_attribute("data-drawn") == "0"
+
+
+def test_an_example_leads_into_the_viewer(show):
+    data = example_data()
+    page = show(data)
+    page.find("[data-error=loc]").click()
+    page.settle()
+    index, row = data["sets"][0]["kinds"]["segm"]["errors"]["types"][1]["examples"][1]
+    picture = data["sets"][0]["pictures"][index]
+    page.all("#examples .example")[1].click()
+    page.wait("document.getElementById('viewer').open")
+    name = data["sets"][0]["classes"][picture["detections"]["label"][row]]
+    said = page.text("#viewer-line")
+    assert said.startswith(f"loc: predicted {name} {picture['detections']['score'][row]:.2f}, IoU 0.49 with a")
+    assert said.split("(")[0].strip().endswith(name)
+    assert picture["file"] in page.text("#viewer-title")
+    # The window is around the detection, and only it stands out.
+    window = page.js("return windowAround(arguments[0], [arguments[1]], 3)", picture, picture["detections"]["box"][row])
+    x1, y1, x2, y2 = picture["detections"]["box"][row]
+    assert window[0] <= x1 and window[1] <= y1 and window[2] >= x2 and window[3] >= y2
+    canvas = "#viewer figure:nth-child(2) canvas"
+    before = drawn(page, canvas)
+    page.find("#viewer-all").click()
+    page.settle()
+    everything = drawn(page, canvas)
+    assert everything != before
+    page.find(canvas).send_keys("+")
+    page.settle()
+    assert drawn(page, canvas) != everything
+    page.find(canvas).send_keys("n")
+    page.settle()
+    assert "(3 of " in page.text("#viewer-title")
+    page.find(canvas).send_keys(Keys.ESCAPE)
+    page.wait("!document.getElementById('viewer').open")
+
+
+def test_a_missed_object_is_an_example_too(show):
+    data = example_data()
+    page = show(data)
+    page.find("[data-error=missed]").click()
+    page.settle()
+    page.find("#examples .example").click()
+    page.wait("document.getElementById('viewer').open")
+    assert page.text("#viewer-line").endswith("that no detection found")
+    assert page.text("#viewer-line").startswith("missed: a")
+
+
+def test_groups_show_their_pictures_in_order(show):
+    data = example_data()
+    page = show(data)
+    chosen = data["sets"][0]
+    for group in chosen["groups"]:
+        page.find(f"[data-group={group['name']}]").click()
+        page.settle()
+        files = [one.text for one in page.all("#cards .file")]
+        assert files == [chosen["pictures"][i]["file"] for i in group["pictures"]]
+
+
+def test_the_config_can_be_searched(show):
+    data = example_data()
+    page = show(data)
+    page.find("#config-filter").send_keys("solver COMMAND")
+    assert [one.text for one in page.all(".config tbody th")] == ["SOLVER.BASE_LR"]
+    assert page.text("#config-count") == "1 of 3"
+
+
+# ---- unusual data ----
+
+
+def without_values(data: dict[str, Any]) -> dict[str, Any]:
+    """Nothing could be computed."""
+    for chosen in data["sets"]:
+        for kind in chosen["kinds"].values():
+            kind["figures"] = dict.fromkeys(kind["figures"])
+            kind["by_class"]["rows"] = [[None] * 7 for _ in chosen["classes"]]
+            kind["precision"] = {key: [None] * len(chosen["classes"]) for key in kind["precision"]}
+            kind["best_f1"] = {"all": None, "by_class": [None] * len(chosen["classes"])}
+            kind["calibration"]["error"] = {"all": None, "by_class": [None] * len(chosen["classes"])}
+            kind["errors"] |= {"ap50": None, "gain_false": None, "gain_missed": None}
+            for error in kind["errors"]["types"]:
+                error["gain"] = None
+        for picture in chosen["pictures"]:
+            picture["quality"] = None
+    return data
+
+
+def without_a_run(data: dict[str, Any]) -> dict[str, Any]:
+    data["run"] = {"repeat": "", "facts": [], "timing": [], "starts": []}
+    return data | {"config": []}
+
+
+LONG = [f"a category with a very long name that goes on, number {k} <b>&amp; \"quoted\" 'twice' 🙂" for k in range(80)]
+UNUSUAL = {
+    "no sets": lambda: example_data(sets=0),
+    "nothing at all": lambda: without_a_run(example_data(sets=0, points=0, evaluations=0)),
+    "boxes alone": lambda: example_data(kinds=["bbox"]),
+    "no detections": lambda: example_data(detections=False),
+    "no objects": lambda: example_data(objects=0),
+    "no objects and no detections": lambda: example_data(objects=0, detections=False),
+    "no pictures": lambda: example_data(pictures=0),
+    "one category": lambda: example_data(classes=["cell"]),
+    "many categories with long names": lambda: example_data(classes=LONG, pictures=30),
+    "a word without a break": lambda: example_data(title=300 * "x", classes=[300 * "y", 200 * "z"]),
+    "no values": lambda: without_values(example_data()),
+    "one evaluation": lambda: example_data(evaluations=1, points=1),
+    "a long history": lambda: example_data(points=2000, evaluations=300),
+    "several sets": lambda: example_data(sets=3, keypoints=True),
+}
+
+
+@pytest.mark.parametrize("name", UNUSUAL)
+def test_unusual_data_open_on_a_narrow_screen(show, name: str):
+    data = UNUSUAL[name]()
+    page = show(data, width=400)
+    assert page.text("h1") == data["title"]
+    sections = ["errors", "pictures", "curves", "tables"] if data["sets"] else []
+    found = [one.get_attribute("id") for one in page.all("main > section")]
+    assert found == [*sections, "training", "run"]
+    assert page.js("return document.documentElement.scrollWidth") == 400
+    if data["sets"]:
+        page.score(0.01)
+    if page.all("#cards .card"):
+        drawn(page, PREDICTIONS)
+        page.js("document.querySelector('#cards .card').click()")
+        page.wait("document.getElementById('viewer').open")
+        assert page.js("return document.getElementById('viewer').scrollWidth") <= 400
+        page.settle()
