@@ -47,7 +47,7 @@ def test_what_a_run_leaves(tmp_path):
     results = train(write_config(tmp_path))
     folder = tmp_path / "run"
     assert {p.name for p in folder.iterdir() if "tfevents" not in p.name} == {
-        *("config.yaml", "log.txt", "metrics.json", "run.json", "report.html", "last_checkpoint"),
+        *("config.yaml", "log.txt", "metrics.json", "run.json", "report.html", "inference", "last_checkpoint"),
         *("model_0000003.pth", "model_0000007.pth", "model_final.pth"),
     }
     assert list(folder.glob("events.out.tfevents.*"))

@@ -103,11 +103,11 @@ class ResultsFile:
             if not self.text.lstrip().startswith("["):
                 raise ValueError
             position = self.text.index("[") + 1
-            while (position := self._skip(position)) < len(self.text) and self.text[position] != "]":
+            while self.text[position := self._skip(position)] != "]":
                 result, end = self.decoder.raw_decode(self.text, position)
                 self.places[result["image_id"]].append(position)
                 position = end
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, IndexError):
             raise ReportError(f"{self.path} is no list of detections in COCO's form") from None
 
     def _skip(self, position: int) -> int:
