@@ -17,6 +17,7 @@ COMMANDS = {
     "show_data": "draw a data set's annotations as the model sees them",
     "show_predictions": "draw ground truth beside a trained model's predictions",
     "report": "write the page about a run: its errors, curves, examples, config",
+    "compare": "write one page about several runs: figures, curves, images side by side, what differs",
     "summary": "count a model's parameters, multiply-adds and activations",
     "build": "compile the operators ahead of their first use",
     "env": "print what a bug report needs: versions, devices, compiled operators",

@@ -6,6 +6,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from yacs.config import CfgNode
+
 from maskrcnn.config import ConfigError, load_config
 from maskrcnn.engine.inputs import read_test_sets
 from maskrcnn.engine.report.build import write_report
@@ -27,8 +29,13 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
-    config = args.run / "config.yaml"
-    if not config.exists():
-        raise ConfigError(f"{args.run} is no folder of a run: it has no config.yaml")
-    print(f"report: {write_report(args.run, read_test_sets(load_config(config, args.overrides)))}")
+    print(f"report: {write_report(args.run, read_test_sets(config_of(args.run, args.overrides)))}")
     return 0
+
+
+def config_of(run: Path, overrides: Sequence[str]) -> CfgNode:
+    """The config that a run has left in its folder."""
+    config = run / "config.yaml"
+    if not config.exists():
+        raise ConfigError(f"{run} is no folder of a run: it has no config.yaml")
+    return load_config(config, overrides)

@@ -117,19 +117,12 @@ def set_data(
     name: str, dataset: Dataset, folder: Path, evaluated: Evaluated | None, budget: int, stop: Callable[[], bool]
 ) -> dict[str, Any]:
     """One test set: the evaluator's figures, what its detections tell beyond them, and pictures."""
-    figures = read_figures(folder)
+    figures = figures_of(name, dataset, folder)
     assert figures is not None
-    if len(figures["classes"]) != len(dataset.class_names) or figures["images"] != len(dataset):
-        raise ReportError(
-            f"{folder} has results of {figures['images']} images and {len(figures['classes'])} classes, but the data "
-            f"set {name!r} has {len(dataset)} and {len(dataset.class_names)}; evaluate again with --eval-only"
-        )
     results = Results(dataset, folder)
     kinds = [kind for kind in ("segm", "bbox") if kind in figures["kinds"]]
     matches = match(results, kinds, stop)
-    first = matches[kinds[0]]
-    best, _ = best_f1(first)
-    quality = panoptic_quality(first, best["threshold"] if best else 0.5)
+    quality = quality_of(matches[kinds[0]])
     shown = groups(quality)
     cases = {kind: examples_of(found) for kind, found in matches.items()}
     of_errors = {image for by_error in cases.values() for images, _ in by_error.values() for image in images}
@@ -151,7 +144,28 @@ def set_data(
     }
 
 
-def match(results: Results, kinds: Sequence[str], stop: Callable[[], bool]) -> dict[str, Matches]:
+def figures_of(name: str, dataset: Dataset, folder: Path) -> dict[str, Any] | None:
+    """The evaluator's figures of a test set; None where it was not evaluated.
+
+    Raises:
+        ReportError: they are of other data.
+    """
+    figures = read_figures(folder)
+    if figures and (len(figures["classes"]) != len(dataset.class_names) or figures["images"] != len(dataset)):
+        raise ReportError(
+            f"{folder} has results of {figures['images']} images and {len(figures['classes'])} classes, but the data "
+            f"set {name!r} has {len(dataset)} and {len(dataset.class_names)}; evaluate again with --eval-only"
+        )
+    return figures
+
+
+def quality_of(matches: Matches) -> np.ndarray:
+    """Panoptic quality of each image, float64 (N,), at the score of the best F1."""
+    best, _ = best_f1(matches)
+    return panoptic_quality(matches, best["threshold"] if best else 0.5)
+
+
+def match(results: Results, kinds: Sequence[str], stop: Callable[[], bool] = lambda: False) -> dict[str, Matches]:
     """Detections and objects of all images compared, as boxes and as masks."""
     found: dict[str, list[ImageMatches]] = {kind: [] for kind in kinds}
     for i in asked(range(len(results)), stop):
@@ -217,6 +231,18 @@ def kind_data(
 def picture(results: Results, i: int, matches: Mapping[str, Matches], quality: np.ndarray) -> Picture:
     """One image, with what the evaluation made of its objects and detections."""
     record, (annotations, rows) = results.record(i), results[i]
+    return Picture(
+        record=record,
+        pixels=read_picture(record),
+        annotations=annotations,
+        results=rows,
+        quality=known(round(float(quality[i]), 4)),
+        judged=judged(i, matches),
+    )
+
+
+def judged(i: int, matches: Mapping[str, Matches]) -> dict[str, dict[str, Any]]:
+    """What the evaluation made of the objects and of the detections of the i-th image, by kind."""
     objects: dict[str, Any] = {"found_by": {}}
     detections: dict[str, Any] = {"error": {}, "iou": {}}
     for kind, found in matches.items():
@@ -227,14 +253,7 @@ def picture(results: Results, i: int, matches: Mapping[str, Matches], quality: n
             for ignored, code in zip(its.ignored.tolist(), its.error.tolist(), strict=True)
         ]
         detections["iou"][kind] = its.overlap.round(3).tolist()
-    return Picture(
-        record=record,
-        pixels=read_picture(record),
-        annotations=annotations,
-        results=rows,
-        quality=known(round(float(quality[i]), 4)),
-        judged={"objects": objects, "detections": detections},
-    )
+    return {"objects": objects, "detections": detections}
 
 
 def known(value: float) -> float | None:

@@ -1,4 +1,4 @@
-"""Which images a report shows: the worst, the best, some at random, and examples of each kind of error."""
+"""Which images a report shows: the worst, the best, some at random, examples of each kind of error; what changes."""
 
 from __future__ import annotations
 
@@ -16,10 +16,31 @@ def groups(quality: np.ndarray) -> dict[str, list[int]]:
     """
     order = np.argsort(quality, kind="stable")  # NaN last
     rated = order[: np.isfinite(quality).sum()]
-    drawn = np.random.default_rng(0).permutation(len(quality))[:GROUP]
     best = rated[::-1][: min(GROUP, len(rated) // 2)]
     worst = rated[: min(GROUP, len(rated) - len(best))]
-    return {"worst": worst.tolist(), "best": best.tolist(), "random": np.sort(drawn).tolist()}
+    return {"worst": worst.tolist(), "best": best.tolist(), "random": drawn(len(quality), GROUP)}
+
+
+def changes(quality: np.ndarray, size: int) -> dict[str, list[int]]:
+    """Images by name of their group: what other runs do "better" or "worse" than the first one, and "random".
+
+    Args:
+        quality: float (R, N) of each run and image; NaN where there is nothing to see, which is as right as can be.
+        size: of each group. The largest change comes first; of several runs that of the one that changes most counts.
+    """
+    change = np.nan_to_num(quality, nan=1.0)
+    change = change[1:] - change[0]
+    gain, loss = change.max(axis=0), -change.min(axis=0)
+    found = {}
+    for name, by in (("better", gain), ("worse", loss)):
+        order = np.argsort(-by, kind="stable")[:size]
+        found[name] = order[by[order] > 0].tolist()
+    return {**found, "random": drawn(quality.shape[1], size)}
+
+
+def drawn(images: int, size: int) -> list[int]:
+    """Some of so many images, ascending: the same ones whatever the run."""
+    return sorted(np.random.default_rng(0).permutation(images)[:size].tolist())
 
 
 def spread(images: np.ndarray, weights: np.ndarray, count: int = EXAMPLES) -> np.ndarray:

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 ASSETS = Path(__file__).with_name("page")
-STYLES = ("vendor/uPlot.min.css", "report.css", "pictures.css")
+STYLES = ("vendor/uPlot.min.css", "report.css", "pictures.css", "compare.css")
 
-# Functions first, in the order in which they are explained; what runs when the page opens is the entry after them.
+# Functions first, in the order in which they are explained; what runs when the page opens is the last one of an entry.
 SCRIPTS = (
     "vendor/uPlot.iife.min.js",
     "dom.js",
@@ -43,6 +43,18 @@ SCRIPTS = (
     "training.js",
     "run.js",
 )
+ENTRIES = {
+    "report": ("report.js",),
+    "compare": (
+        "runs.js",
+        "compare_head.js",
+        "compare_figures.js",
+        "compare_pictures.js",
+        "compare_curves.js",
+        "compare_differences.js",
+        "compare.js",
+    ),
+}
 
 
 def render(data: Mapping[str, Any], script: str = "report") -> str:
@@ -50,18 +62,18 @@ def render(data: Mapping[str, Any], script: str = "report") -> str:
 
     Args:
         data: what the entry script reads, plain values with finite numbers; `data["title"]` is the page's title.
-        script: the entry, `page/SCRIPT.js`.
+        script: the entry, one of `ENTRIES`.
 
     Raises:
         ValueError: a number is NaN or infinite, which JSON has not: write None instead; or there is no such entry.
     """
-    if not (ASSETS / f"{script}.js").is_file():
-        raise ValueError(f"there is no script {script!r} for the page; {ASSETS} has none of that name")
+    if script not in ENTRIES:
+        raise ValueError(f"there is no script {script!r} for the page; there are {', '.join(ENTRIES)}")
     parts = {
         "title": html.escape(str(data["title"])).encode("ascii", "xmlcharrefreplace").decode(),
         "styles": "\n".join(f"<style>\n{_asset(name)}</style>" for name in STYLES),
         "data": as_json(data),
-        "scripts": "\n".join(f"<script>\n{_asset(name)}</script>" for name in (*SCRIPTS, f"{script}.js")),
+        "scripts": "\n".join(f"<script>\n{_asset(name)}</script>" for name in (*SCRIPTS, *ENTRIES[script])),
     }
     # In one pass, so that a placeholder's name within the data stays what it is.
     return re.sub(r"<!--(title|styles|data|scripts)-->", lambda match: parts[match[1]], _asset("template.html"))

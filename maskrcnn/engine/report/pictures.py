@@ -64,21 +64,32 @@ def encode(pictures: Sequence[Picture], label_of: Mapping[int, int], budget: int
         label_of: labels by category id.
         budget: bytes of text that all images together may take; reached by making them smaller.
     """
-    for side in SIDES:
-        images = [webp(shrunk(picture.pixels, side)) for picture in pictures]
-        if sum(map(len, images)) <= budget:
-            break
+    side, images = fitted([picture.pixels for picture in pictures], budget)
     return [
         {
-            "image": picture.record.image_id,
-            "file": picture.record.path.name,
-            "size": list(picture.record.size),
-            **drawn(picture, label_of, side),
+            **described(picture.record, side),
+            "objects": {
+                **drawn_objects(picture.record, picture.annotations, label_of, side),
+                **picture.judged["objects"],
+            },
+            "detections": {
+                **drawn_detections(picture.record, picture.results, label_of, side),
+                **picture.judged["detections"],
+            },
             "quality": picture.quality,
             "webp": image,
         }
         for picture, image in zip(pictures, images, strict=True)
     ]
+
+
+def fitted(pixels: Sequence[np.ndarray], budget: int) -> tuple[int, list[str]]:
+    """The largest of `SIDES` with which all images together take no more than `budget` bytes as text; these texts."""
+    for side in SIDES:
+        images = [webp(shrunk(image, side)) for image in pixels]
+        if sum(map(len, images)) <= budget:
+            break
+    return side, images
 
 
 def webp(pixels: np.ndarray) -> str:
@@ -88,26 +99,44 @@ def webp(pixels: np.ndarray) -> str:
     return base64.b64encode(data.tobytes()).decode("ascii")
 
 
-def drawn(picture: Picture, label_of: Mapping[int, int], side: int) -> dict[str, Any]:
-    """Width, height, objects and detections, all in the pixels of the image at this size."""
-    h, w = shrunk_size(picture.record.size, side)
-    scale = (h / picture.record.size[0], w / picture.record.size[1])
-    objects = common(picture.annotations, label_of, picture.record.size, scale)
-    objects["crowd"] = [int(row["iscrowd"]) for row in picture.annotations]
-    points = [obj.keypoints for obj in picture.record.objects]
-    if len(points) == len(picture.annotations) and any(p is not None and p[:, 2].any() for p in points):
-        objects["keypoints"] = [scaled_points(p, scale) for p in points]
-    detections = common(picture.results, label_of, picture.record.size, scale)
-    detections["score"] = [round(row["score"], 4) for row in picture.results]
-    if any("keypoints" in row for row in picture.results):
-        found = [np.reshape(row["keypoints"], (-1, 3)) + TO_CENTRE for row in picture.results]
-        detections["keypoints"] = [scaled_points(p, scale) for p in found]
+def described(record: ImageRecord, side: int) -> dict[str, Any]:
+    """Which image it is, and its size in the page."""
+    h, w = shrunk_size(record.size, side)
     return {
+        "image": record.image_id,
+        "file": record.path.name,
+        "size": list(record.size),
         "width": w,
         "height": h,
-        "objects": {**objects, **picture.judged["objects"]},
-        "detections": {**detections, **picture.judged["detections"]},
     }
+
+
+def drawn_objects(record: ImageRecord, annotations: Rows, label_of: Mapping[int, int], side: int) -> dict[str, Any]:
+    """Objects in the pixels of the image at this size."""
+    scale = scale_to(record.size, side)
+    objects = common(annotations, label_of, record.size, scale)
+    objects["crowd"] = [int(row["iscrowd"]) for row in annotations]
+    points = [obj.keypoints for obj in record.objects]
+    if len(points) == len(annotations) and any(p is not None and p[:, 2].any() for p in points):
+        objects["keypoints"] = [scaled_points(p, scale) for p in points]
+    return objects
+
+
+def drawn_detections(record: ImageRecord, results: Rows, label_of: Mapping[int, int], side: int) -> dict[str, Any]:
+    """Detections in the pixels of the image at this size."""
+    scale = scale_to(record.size, side)
+    detections = common(results, label_of, record.size, scale)
+    detections["score"] = [round(row["score"], 4) for row in results]
+    if any("keypoints" in row for row in results):
+        found = [np.reshape(row["keypoints"], (-1, 3)) + TO_CENTRE for row in results]
+        detections["keypoints"] = [scaled_points(p, scale) for p in found]
+    return detections
+
+
+def scale_to(size: tuple[int, int], side: int) -> tuple[float, float]:
+    """Of heights and of widths."""
+    h, w = shrunk_size(size, side)
+    return h / size[0], w / size[1]
 
 
 def shrunk_size(size: tuple[int, int], side: int) -> tuple[int, int]:

@@ -3,7 +3,9 @@
 
 const MANY = 12; // cards shown before the reader asks for more
 
-function makeGallery(state, viewer) {
+const SIDE_BY_SIDE = "Ground truth on the left, predictions at the chosen score on the right. A solid line has a match at IoU 0.5, a dashed one has none (a missed object, a wrong detection), a dotted one is a crowd region.";
+
+function makeGallery(state, viewer, note = SIDE_BY_SIDE, makeCard = pictureCard) {
   const lazy = new Lazy();
   const tabs = make("div", { class: "tabs", role: "tablist", "aria-label": "Groups of pictures" });
   const cards = make("div", { class: "cards", id: "cards", role: "tabpanel" });
@@ -36,7 +38,7 @@ function makeGallery(state, viewer) {
     const pictures = (group?.pictures ?? []).map((index) => set.pictures[index]).filter(has);
     const items = pictures.map((picture) => ({ picture, focus: null, text: () => countsLine(state, picture) }));
     lazy.clear();
-    cards.replaceChildren(...items.slice(0, limit).map((item, i) => pictureCard(state, item, lazy, () => viewer.open(items, i))));
+    cards.replaceChildren(...items.slice(0, limit).map((item, i) => makeCard(state, item, lazy, () => viewer.open(items, i))));
     if (items.length === 0) cards.append(make("p", { class: "note" }, "There is no picture here."));
     more.hidden = items.length <= limit;
     more.textContent = `show all ${items.length}`;
@@ -49,7 +51,7 @@ function makeGallery(state, viewer) {
   drawAll();
   return makeSection(
     "pictures", "Pictures",
-    make("p", { class: "note" }, "Ground truth on the left, predictions at the chosen score on the right. A solid line has a match at IoU 0.5, a dashed one has none (a missed object, a wrong detection), a dotted one is a crowd region."),
+    make("p", { class: "note" }, note),
     make("div", { class: "controls" }, tabs, makeLayers(state)), cards, more,
   );
 }

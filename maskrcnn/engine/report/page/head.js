@@ -36,6 +36,11 @@ function headlineTable(set) {
   return make("div", { class: "scroll" }, make("table", { class: "headline" }, make("thead", {}, head), make("tbody", {}, ...rows)));
 }
 
+function makeNavigation(sections) {
+  const links = sections.map((section) => make("a", { href: `#${section.id}` }, section.querySelector("h2").textContent.split(":")[0]));
+  return make("nav", { "aria-label": "Sections" }, make("a", { href: "#top" }, "Top"), ...links);
+}
+
 /** What would help most, in a sentence. */
 function verdictOf({ errors }) {
   const worst = errors.types.filter((type) => type.count > 0 && exists(type.gain)).sort((a, b) => b.gain - a.gain)[0];

@@ -11,16 +11,16 @@ const SKELETON = [
 ];
 const DASHES = { right: [], wrong: [5, 3], crowd: [1.5, 3] }; // in pixels of the screen
 
-const imageCache = new WeakMap(); // of picture -> Image
+const imageCache = new Map(); // of its text -> Image: views of one picture share it
 const pathCache = new WeakMap(); // of a mask's row -> Path2D
 
 function imageOf(picture) {
-  if (!imageCache.has(picture)) {
+  if (!imageCache.has(picture.webp)) {
     const image = new Image();
     image.src = `data:image/webp;base64,${picture.webp}`;
-    imageCache.set(picture, image);
+    imageCache.set(picture.webp, image);
   }
-  return imageCache.get(picture);
+  return imageCache.get(picture.webp);
 }
 
 function pathOfMask(mask) {

@@ -13,11 +13,4 @@ function openReport(data) {
   document.body.prepend(makeHead(state, data), bar, make("main", {}, ...sections));
 }
 
-function makeNavigation(sections) {
-  const links = sections.map((section) => make("a", { href: `#${section.id}` }, section.querySelector("h2").textContent.split(":")[0]));
-  return make("nav", { "aria-label": "Sections" }, make("a", { href: "#top" }, "Top"), ...links);
-}
-
-const coloursFor = (set) => (set.classes.length > 1 ? "class" : "outcome");
-
 openReport(takeData());

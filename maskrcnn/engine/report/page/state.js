@@ -52,3 +52,5 @@ function layersFor(set, kind) {
     names: set.classes.length > 1,
   };
 }
+
+const coloursFor = (set) => (set.classes.length > 1 ? "class" : "outcome");

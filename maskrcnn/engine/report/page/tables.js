@@ -3,7 +3,8 @@
 
 /**
  * columns: [{name, title, text, digits, show, bar, pick}]: `text` for words, `digits` for numbers (0), `show` to write a
- * value otherwise, `bar` for the value that fills the cell, `pick` for what a click on the cell does with its row.
+ * value otherwise, `bar` for the value that fills the cell, `pick` for what a click on the cell does with its row, `key`
+ * for what a value is sorted by.
  * rows: [{cells: [...]}]. sort: [column, 1 or -1], at first.
  */
 function makeTable({ columns, rows, sort = null, file }) {
@@ -21,7 +22,8 @@ function makeTable({ columns, rows, sort = null, file }) {
   }
 
   function draw() {
-    const order = by < 0 ? rows : [...rows].sort((a, b) => compareCells(a.cells[by], b.cells[by], direction));
+    const key = columns[by]?.key ?? ((value) => value);
+    const order = by < 0 ? rows : [...rows].sort((a, b) => compareCells(key(a.cells[by]), key(b.cells[by]), direction));
     heads.forEach((head, i) => head.setAttribute("aria-sort", i !== by ? "none" : direction > 0 ? "ascending" : "descending"));
     body.replaceChildren(...order.map((row) => make("tr", {}, ...row.cells.map((cell, i) => tableCell(columns[i], cell, row)))));
   }

@@ -1,22 +1,10 @@
 "use strict";
 // The controls: data set, masks or boxes, category, and the one score for the whole page, with its numbers.
 
-function makeToolbar(state, sets) {
-  const numbers = {};
-  for (const name of ["detections", "precision", "recall", "f1"]) numbers[name] = make("output", { id: name, for: "score" });
-  const best = make("button", { type: "button", id: "best", title: "Go to the score where F1 is highest", onclick: () => state.set({ bin: bestBin(state.figures, state.values.category) }) });
+/** `numbers` is what the score changes; `best`, if given, leads to a score. */
+function makeToolbar(state, sets, numbers = makeRates(state), best = makeBest(state)) {
   const selectors = make("div", { class: "selectors" });
-  const term = (text, output) => make("span", { class: "number" }, text, output);
-  const element = make(
-    "div",
-    { class: "toolbar", role: "region", "aria-label": "What is shown" },
-    selectors,
-    makeScoreField(state, "score"),
-    make("div", { class: "numbers" }, term("detections", numbers.detections), term("precision", numbers.precision),
-      term("recall", numbers.recall), term("F1", numbers.f1)),
-  );
-
-  function drawSelectors() {
+  const draw = () => {
     const { set, kind, category } = state.values;
     const keepKind = (chosen) => (chosen.kinds[state.values.kind] ? state.values.kind : undefined);
     const kinds = Object.keys(set.kinds).map((name) => [name, KIND_NAMES[name] ?? name]);
@@ -27,26 +15,41 @@ function makeToolbar(state, sets) {
       set.classes.length > 1 && makeSelect("category", "category", categories, category, (i) => state.set({ category: Number(i) })),
       best,
     ].filter(Boolean));
-  }
+  };
+  state.on(["set", "kind", "category"], draw);
+  draw();
+  return make("div", { class: "toolbar", role: "region", "aria-label": "What is shown" }, selectors, makeScoreField(state, "score"), numbers);
+}
 
-  function drawNumbers() {
+/** Detections, precision, recall and F1 at the score. */
+function makeRates(state) {
+  const numbers = {};
+  for (const name of ["detections", "precision", "recall", "f1"]) numbers[name] = make("output", { id: name, for: "score" });
+  const draw = () => {
     const { set, category, bin } = state.values;
     const at = ratesByScore(set, state.figures, category)[bin];
     numbers.detections.textContent = whole(at.detections);
-    numbers.precision.textContent = fixed(at.precision);
-    numbers.recall.textContent = fixed(at.recall);
-    numbers.f1.textContent = fixed(at.f1);
+    for (const name of ["precision", "recall", "f1"]) numbers[name].textContent = fixed(at[name]);
+  };
+  state.on(["set", "kind", "category", "bin"], draw);
+  draw();
+  const term = (text, output) => make("span", { class: "number" }, text, output);
+  return make("div", { class: "numbers" }, term("detections", numbers.detections), term("precision", numbers.precision),
+    term("recall", numbers.recall), term("F1", numbers.f1));
+}
+
+function makeBest(state) {
+  const best = make("button", { type: "button", id: "best", title: "Go to the score where F1 is highest", onclick: () => state.set({ bin: bestBin(state.figures, state.values.category) }) });
+  const draw = () => {
+    const { category, bin } = state.values;
     const top = bestOf(state.figures, category);
     best.hidden = !top || !exists(top.f1) || !exists(top.threshold);
     if (!best.hidden) best.textContent = `best F1 at ${fixed(top.threshold)}`;
     best.disabled = bestBin(state.figures, category) === bin;
-  }
-
-  state.on(["set", "kind", "category"], drawSelectors);
-  state.on(["set", "kind", "category", "bin"], drawNumbers);
-  drawSelectors();
-  drawNumbers();
-  return element;
+  };
+  state.on(["set", "kind", "category", "bin"], draw);
+  draw();
+  return best;
 }
 
 const sortedNames = (classes) => classes.map((name, i) => [i, name]).sort((a, b) => a[1].localeCompare(b[1]));

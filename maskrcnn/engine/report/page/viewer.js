@@ -1,20 +1,27 @@
 "use strict";
 // One picture, large: ground truth beside predictions, moved and zoomed together by wheel, drag, pinch, buttons and keys.
 
+// What stands side by side: {name, side: "objects" or "detections"} with, if it is not the item's own picture,
+// `of`: (picture) => another view of it, and `describe`: (picture, row, kind, classes, bin) => text of what lies under the pointer.
+const PANES = [{ name: "ground truth", side: "objects" }, { name: "predictions", side: "detections" }];
+
 class Viewer {
-  constructor(state) {
+  /** panes: () => those for the chosen set. */
+  constructor(state, panes = () => PANES) {
     this.state = state;
+    this.panesNow = panes;
+    this.panes = [];
     this.items = []; // {picture, focus, text: () => string}, through which one can page
     this.index = 0;
     this.pointers = new Map();
-    this.canvases = { objects: this.makeCanvas("objects"), detections: this.makeCanvas("detections") };
+    this.row = make("div", { class: "panes" });
     this.title = make("h2", { id: "viewer-title" });
     this.line = make("p", { id: "viewer-line", class: "viewer-line", "aria-live": "polite" });
     this.all = this.makeButton("show all", "Draw the others as well", () => this.dropFocus());
     this.all.id = "viewer-all";
     this.dialog = this.makeDialog();
     document.body.append(this.dialog);
-    new ResizeObserver(() => this.draw()).observe(this.canvases.objects);
+    new ResizeObserver(() => this.draw()).observe(this.row);
     state.on(["bin", "layers", "colours", "kind", "category"], () => this.dialog.open && this.show());
   }
 
@@ -27,14 +34,13 @@ class Viewer {
       this.makeButton("fit", "The whole picture (0)", () => this.fit()),
       this.all,
     ];
-    const pane = (name, side) => make("figure", {}, make("figcaption", {}, name), this.canvases[side]);
     const close = this.makeButton("close", "Close (Esc)", () => this.dialog.close());
     const dialog = make(
       "dialog",
       { id: "viewer", class: "viewer", "aria-labelledby": "viewer-title" },
       make("header", {}, this.title, close),
       this.line,
-      make("div", { class: "panes" }, pane("ground truth", "objects"), pane("predictions", "detections")),
+      this.row,
       make("footer", {}, make("div", { class: "buttons" }, ...buttons), makeScoreField(this.state, "viewer-score"), makeLayers(this.state)),
     );
     dialog.addEventListener("keydown", (event) => this.press(event));
@@ -45,13 +51,23 @@ class Viewer {
     return make("button", { type: "button", title, "aria-label": title, onclick }, text);
   }
 
-  makeCanvas(side) {
-    const canvas = make("canvas", { tabindex: 0, role: "img", "aria-label": side === "objects" ? "ground truth" : "predictions" });
+  makePanes() {
+    this.panes = this.panesNow().map((pane) => ({ of: (picture) => picture, ...pane }));
+    for (const pane of this.panes) pane.canvas = this.makeCanvas(pane);
+    const many = this.panes.length > 3; // in two rows
+    this.row.classList.toggle("many", many);
+    this.row.style.setProperty("--columns", many ? Math.ceil(this.panes.length / 2) : this.panes.length);
+    const figures = this.panes.map(({ name, caption, canvas }) => make("figure", {}, make("figcaption", {}, caption ?? name), canvas));
+    this.row.replaceChildren(...figures);
+  }
+
+  makeCanvas(pane) {
+    const canvas = make("canvas", { tabindex: 0, role: "img", "aria-label": pane.name });
     canvas.addEventListener("pointerdown", (event) => {
       canvas.setPointerCapture(event.pointerId);
       this.pointers.set(event.pointerId, [event.offsetX, event.offsetY]);
     });
-    canvas.addEventListener("pointermove", (event) => this.drag(event, canvas, side));
+    canvas.addEventListener("pointermove", (event) => this.drag(event, pane));
     for (const name of ["pointerup", "pointercancel"]) {
       canvas.addEventListener(name, (event) => this.pointers.delete(event.pointerId));
     }
@@ -69,6 +85,7 @@ class Viewer {
 
   open(items, index) {
     [this.items, this.index] = [items, index];
+    this.makePanes();
     this.dialog.showModal();
     this.enter();
   }
@@ -97,7 +114,7 @@ class Viewer {
     if (!this.dialog.open || !this.item) return;
     const { picture } = this.item;
     const look = lookOf(this.state, picture, { focus: this.focus, window: this.window ?? wholeWindow(picture) });
-    for (const [side, canvas] of Object.entries(this.canvases)) drawPicture(canvas, picture, side, look);
+    for (const { canvas, of, side } of this.panes) drawPicture(canvas, of(picture), side, look);
   }
 
   dropFocus() {
@@ -135,9 +152,10 @@ class Viewer {
     this.draw();
   }
 
-  drag(event, canvas, side) {
+  drag(event, pane) {
+    const { canvas } = pane;
     const before = this.pointers.get(event.pointerId);
-    if (!before) return this.hover(canvas, side, event);
+    if (!before) return this.hover(pane, event);
     const others = [...this.pointers].filter(([id]) => id !== event.pointerId).map(([, place]) => place);
     const now = [event.offsetX, event.offsetY];
     const [from, to] = [this.placeOf(canvas, ...before), this.placeOf(canvas, ...now)];
@@ -148,8 +166,8 @@ class Viewer {
   }
 
   /** Says what lies under the pointer: the smallest of what is drawn there. */
-  hover(canvas, side, event) {
-    const { picture } = this.item;
+  hover({ canvas, side, of, describe = side === "objects" ? describeObject : describeDetection }, event) {
+    const picture = of(this.item.picture);
     const [x, y] = this.placeOf(canvas, event.offsetX, event.offsetY);
     const look = lookOf(this.state, picture, { focus: this.focus });
     const under = rowsShown(picture, side, look).filter(({ row }) => {
@@ -157,7 +175,6 @@ class Viewer {
       return x >= x1 && x < x2 && y >= y1 && y < y2;
     });
     const smallest = under.sort((a, b) => a.area - b.area)[0];
-    const describe = side === "objects" ? describeObject : describeDetection;
     this.line.textContent = smallest
       ? describe(picture, smallest.row, look.kind, look.classes, look.bin)
       : this.item.text();

@@ -1,0 +1,278 @@
+"""Several runs on one page: which is better, at what, by how much, on which images, and what was different."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from maskrcnn.atomic import WholeFile
+from maskrcnn.data import Dataset
+from maskrcnn.engine.report.build import figures_of, judged, kind_data, known, match, quality_of
+from maskrcnn.engine.report.differences import config_differences, short_names, side_by_side, start_differences
+from maskrcnn.engine.report.examples import GROUP, changes
+from maskrcnn.engine.report.history import read_history, thinned
+from maskrcnn.engine.report.page import render
+from maskrcnn.engine.report.pictures import described, drawn_detections, drawn_objects, fitted, read_picture
+from maskrcnn.engine.report.results import INFERENCE, Evaluated, ReportError, Results, results_folder
+from maskrcnn.engine.report.run_facts import describe_run
+from maskrcnn.engine.writers.json_lines import METRICS_FILE
+from maskrcnn.evaluation.analysis import ERRORS, Matches
+from maskrcnn.evaluation.coco import ground_truth
+
+COMPARISON_FILE = "comparison.html"
+BUDGET = 6_000_000  # bytes of all images, as text; each is there once, its detections once for each run
+DRAWN = 72  # images of a group times runs times sets: the detections on an image take as much as the image itself
+POINTS = 1000  # of a run's curves
+NO_EXAMPLES: dict[str, tuple[list[int], list[int]]] = {name: ([], []) for name in ERRORS}
+KINDS = {"segm": "masks", "bbox": "boxes"}
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ComparedRun:
+    """The folder of a run, and the test sets of its config by name."""
+
+    folder: Path
+    test_sets: Mapping[str, Dataset]
+
+
+@dataclass(frozen=True)
+class Member:
+    """One run's results of a test set that several have.
+
+    Args:
+        run: its place among the runs. name: how the page calls it.
+        folder: of the results. figures: as the evaluator wrote them.
+    """
+
+    run: int
+    name: str
+    dataset: Dataset
+    folder: Path
+    figures: Mapping[str, Any]
+
+
+def write_comparison(runs: Sequence[ComparedRun], path: Path) -> None:
+    """Write one page about several runs, from what is in their folders.
+
+    Raises:
+        ReportError: fewer than two runs, one given twice, or a file is missing or not what this package writes.
+        DatasetError: an image cannot be read.
+    """
+    start = time.perf_counter()
+    text = render(comparison_data(runs), script="compare")
+    with WholeFile(path) as part:
+        part.write_text(text, encoding="utf-8")
+    seconds = time.perf_counter() - start
+    logger.info("comparison: %s (%.1f MB, made in %.1f s)", path, path.stat().st_size / 1e6, seconds)
+
+
+def check_runs(folders: Sequence[Path]) -> None:
+    """At least two, and none twice.
+
+    Raises:
+        ReportError: otherwise.
+    """
+    if len(folders) < 2:
+        raise ReportError(f"{len(folders)} run to compare; name at least two folders of runs")
+    places = [folder.resolve() for folder in folders]
+    for i, place in enumerate(places):
+        if place in places[:i]:
+            raise ReportError(f"{folders[i]} and {folders[places.index(place)]} are the same run; name each run once")
+
+
+def comparison_data(runs: Sequence[ComparedRun]) -> dict[str, Any]:
+    """What the page shows, as plain values: see docs/report.md."""
+    folders = [run.folder for run in runs]
+    check_runs(folders)
+    names = short_names(folders)
+    histories = [read_history(folder / METRICS_FILE) for folder in folders]
+    told = [describe_run(folder, *history) for folder, history in zip(folders, histories, strict=True)]
+    shared, notes = compared_sets(runs, names)
+    return {
+        "format": 1,
+        "title": f"Comparison: {', '.join(names)}",
+        "made": datetime.now(UTC).isoformat(timespec="seconds"),
+        "runs": [
+            {
+                "name": name,
+                "folder": str(folder.resolve()),
+                "evaluated": vars(evaluated) if (evaluated := Evaluated.read(folder / INFERENCE)) else None,
+                "training": thinned(training, most=POINTS),
+                "evaluations": evaluations,
+            }
+            for name, folder, (training, evaluations) in zip(names, folders, histories, strict=True)
+        ],
+        "not_compared": notes,
+        "sets": [
+            set_data(name, members, BUDGET // len(shared), group_size(len(runs) * len(shared)))
+            for name, members in shared.items()
+        ],
+        "config": config_differences([run["config"] for run in told]),
+        "starts": start_differences([run["run"] for run in told]),
+        "timing": side_by_side([dict(run["run"]["timing"]) for run in told]),
+    }
+
+
+def group_size(parts: int) -> int:
+    """Images of each group, so that the page stays below 15 MB; `parts`: how often detections are drawn on each."""
+    return min(GROUP, max(DRAWN // parts, 3))
+
+
+def compared_sets(runs: Sequence[ComparedRun], names: Sequence[str]) -> tuple[dict[str, list[Member]], list[str]]:
+    """Who takes part in the comparison on which test set, at least two in each, and a line on each one who does not."""
+    shared, notes = {}, []
+    for set_name in dict.fromkeys(name for run in runs for name in run.test_sets):
+        members: list[Member] = []
+        for i, run in enumerate(runs):
+            member, reason = member_of(set_name, run, i, names[i])
+            if member and members:
+                reason = difference(members[0], member)
+            if reason:
+                notes.append(f"{set_name}, {names[i]}: {reason}")
+            elif member:
+                members.append(member)
+        if len(members) > 1:
+            shared[set_name] = members
+            notes += [f"{set_name}, {line}" for line in missing_kinds(members)]
+        elif members:
+            notes.append(f"{set_name}, {members[0].name}: no other run to compare it to")
+    return shared, notes
+
+
+def member_of(set_name: str, run: ComparedRun, index: int, name: str) -> tuple[Member | None, str]:
+    """A run's results of a test set; or None, and why."""
+    if set_name not in run.test_sets:
+        return None, "it is not among its test sets"
+    dataset = run.test_sets[set_name]
+    folder = results_folder(run.folder / INFERENCE, set_name, run.test_sets)
+    try:
+        figures = figures_of(set_name, dataset, folder)
+    except ReportError as error:
+        return None, str(error)
+    if figures is None:
+        return None, "it has no results; evaluate it with --eval-only"
+    return Member(index, name, dataset, folder, figures), ""
+
+
+def difference(first: Member, other: Member) -> str:
+    """Why results cannot be compared; empty if they can."""
+    if other.figures["classes"] != first.figures["classes"]:
+        return f"its classes are not those of {first.name}"
+    if other.dataset is first.dataset:
+        return ""
+    if not np.array_equal(np.sort(other.dataset.image_ids), np.sort(first.dataset.image_ids)):
+        return f"its images are not those of {first.name}"
+    if objects_of(other.dataset) != objects_of(first.dataset):
+        return f"its objects are not those of {first.name}"
+    return ""
+
+
+def objects_of(dataset: Dataset) -> list[tuple[int, int]]:
+    """Image id and label of each annotation, image by image and in the order of the file, as rows are counted."""
+    place = {category: label for label, category in enumerate(dataset.category_ids)}
+    rows = [(a["image_id"], place[a["category_id"]]) for a in ground_truth(dataset)["annotations"]]
+    return sorted(rows, key=lambda row: row[0])
+
+
+def kinds_of(members: Sequence[Member]) -> list[str]:
+    """What all of them have."""
+    return [kind for kind in KINDS if all(kind in member.figures["kinds"] for member in members)]
+
+
+def missing_kinds(members: Sequence[Member]) -> list[str]:
+    return [
+        f"{member.name}: it has no {word}, so {word} are not compared"
+        for kind, word in KINDS.items()
+        if any(kind in other.figures["kinds"] for other in members)
+        for member in members
+        if kind not in member.figures["kinds"]
+    ]
+
+
+def set_data(name: str, members: Sequence[Member], budget: int, size: int) -> dict[str, Any]:
+    """One test set: figures of each run, and the same images with the detections of each.
+
+    A run's results are read twice, first all of them to be matched, then those of the chosen images; so the text of
+    one run at a time is in memory.
+
+    Args:
+        budget: bytes of text of the images.
+        size: images of each group.
+    """
+    kinds = kinds_of(members)
+    matches = [match(Results(member.dataset, member.folder), kinds) for member in members]
+    quality = np.stack([quality_of(found[kinds[0]]) for found in matches])
+    groups = changes(quality, size)
+    chosen = sorted({image for group in groups.values() for image in group})
+    place = {image: i for i, image in enumerate(chosen)}
+    first = members[0]
+    return {
+        "name": name,
+        "images": len(first.dataset),
+        "classes": first.figures["classes"],
+        "objects": first.figures["objects"],
+        "runs": [member.run for member in members],
+        "kinds": {
+            kind: [kind_of(member, kind, found[kind]) for member, found in zip(members, matches, strict=True)]
+            for kind in kinds
+        },
+        "pictures": pictures(members, matches, quality, chosen, budget),
+        "groups": [{"name": group, "pictures": [place[i] for i in images]} for group, images in groups.items()],
+    }
+
+
+def kind_of(member: Member, kind: str, matches: Matches) -> dict[str, Any]:
+    """As in a run's report, without what is about single pictures and categories alone; curves have four digits."""
+    own = member.figures["kinds"][kind] | kind_data(matches, NO_EXAMPLES, {})
+    del own["confusion"]
+    precision = {
+        iou: [None if curve is None else [round(value, 4) for value in curve] for curve in curves]
+        for iou, curves in own["precision"].items()
+    }
+    return own | {"precision": precision}
+
+
+def pictures(
+    members: Sequence[Member],
+    matches: Sequence[Mapping[str, Matches]],
+    quality: np.ndarray,
+    chosen: Sequence[int],
+    budget: int,
+) -> list[dict[str, Any]]:
+    """Images and objects once, from the first run's data set; detections and what was made of them of each run."""
+    shown: list[dict[str, Any]] = []
+    side = 0
+    for number, (member, found) in enumerate(zip(members, matches, strict=True)):
+        results = Results(member.dataset, member.folder)
+        if not shown:
+            records = [results.record(i) for i in chosen]
+            side, images = fitted([read_picture(record) for record in records], budget)
+            shown = [
+                {
+                    **described(record, side),
+                    "webp": image,
+                    "objects": drawn_objects(record, results[i][0], results.label_of, side),
+                    "runs": [],
+                }
+                for record, image, i in zip(records, images, chosen, strict=True)
+            ]
+        for i, picture in zip(chosen, shown, strict=True):
+            its = judged(i, found)
+            detections = drawn_detections(results.record(i), results[i][1], results.label_of, side)
+            picture["runs"].append(
+                {
+                    "quality": known(round(float(quality[number, i]), 4)),
+                    "found_by": its["objects"]["found_by"],
+                    "detections": {**detections, **its["detections"]},
+                }
+            )
+    return shown
