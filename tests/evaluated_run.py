@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,18 +53,31 @@ def make_evaluated_run(folder: Path, *, seed: int = 0, images: int = 30, masks: 
         cv2.imwrite(str(data / image["file_name"]), rng.integers(0, 255, (*SIZE, 3), dtype=np.uint8))
     (data / "instances.json").write_text(json.dumps(truth))
     dataset = read_coco(data / "instances.json", data)
-    run = folder / "run"
-    evaluator = CocoEvaluator(dataset, run / "inference", 100)
-    for image, (_, rows) in zip(truth["images"], by_image(truth, results), strict=True):
-        found = detections_from_coco(rows, dataset.category_ids, SIZE)
-        evaluator.process([Sample(torch.zeros(3, 1, 1, dtype=torch.uint8), image["id"], SIZE)], [found])
+    return evaluated_run(folder / "run", dataset, [row for _, rows in by_image(truth, results) for row in rows])
+
+
+def evaluated_run(
+    folder: Path, dataset: Dataset, results: list[dict[str, Any]], overrides: Sequence[str] = ()
+) -> EvaluatedRun:
+    """`folder` becomes that of a run with these detections, in COCO's form, on the images of a data set.
+
+    Args:
+        overrides: of its config.
+    """
+    evaluator = CocoEvaluator(dataset, folder / "inference", 100)
+    rows: dict[int, list[dict[str, Any]]] = {image_id: [] for image_id in dataset.image_ids.tolist()}
+    for row in results:
+        rows[row["image_id"]].append(row)
+    for image_id, own in rows.items():
+        found = detections_from_coco(own, dataset.category_ids, SIZE)
+        evaluator.process([Sample(torch.zeros(3, 1, 1, dtype=torch.uint8), image_id, SIZE)], [found])
     metrics = evaluator.result()
-    lines = JSONLines(run / METRICS_FILE)
+    lines = JSONLines(folder / METRICS_FILE)
     lines.write(19, {"total_loss": 2.0, "time": 0.5, "data_time": 0.1, "lr": 0.01, "imgs_per_s": 4.0})
     lines.write(19, metrics)
     lines.close()
-    Evaluated.now("iteration 19", 3.0).write(run / "inference")
-    files = json.dumps([{"JSON": str(data / "instances.json"), "IMAGES": str(data)}])
-    (run / "config.yaml").write_text(dump(load_config("demo/shapes", ["DATASETS.TEST", files])))
-    written = json.loads((run / "inference" / "coco_instances_results.json").read_text())
-    return EvaluatedRun(run, dataset, metrics, written)
+    Evaluated.now("iteration 19", 3.0).write(folder / "inference")
+    files = json.dumps([{"JSON": str(dataset.json_path), "IMAGES": str(dataset.image_root)}])
+    (folder / "config.yaml").write_text(dump(load_config("demo/shapes", ["DATASETS.TEST", files, *overrides])))
+    written = json.loads((folder / "inference" / "coco_instances_results.json").read_text())
+    return EvaluatedRun(folder, dataset, metrics, written)

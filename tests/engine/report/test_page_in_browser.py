@@ -2,104 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from browser import By, Keys, Page
 from example_data import example_data
 from pycocotools import mask as coco_masks
-
-from maskrcnn.engine.report.page import render
-
-webdriver = pytest.importorskip("selenium.webdriver")
-from selenium.webdriver.common.by import By  # noqa: E402
-from selenium.webdriver.common.keys import Keys  # noqa: E402
-from selenium.webdriver.support.ui import Select, WebDriverWait  # noqa: E402
-
-FLAGS = (
-    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
-    *("--disable-background-networking", "--disable-component-update", "--disable-sync", "--window-size=1280,900"),
-)
-
-
-@pytest.fixture(scope="module")
-def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    browser = shutil.which("chromium") or shutil.which("google-chrome")
-    driver = shutil.which("chromedriver")
-    if not browser or not driver:
-        pytest.skip("there is no chromium with its chromedriver here")
-    options = webdriver.ChromeOptions()
-    options.binary_location = browser
-    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    os.environ |= {"SE_OFFLINE": "true", "SE_AVOID_STATS": "true"}  # selenium looks for no driver elsewhere
-    chromium = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
-    chromium.set_script_timeout(10)
-    yield chromium
-    chromium.quit()
-
-
-class Page:
-    """An open page. `state()` waits until what was asked for is drawn."""
-
-    def __init__(self, chromium: Any) -> None:
-        self.chromium = chromium
-
-    def js(self, code: str, *arguments: Any) -> Any:
-        return self.chromium.execute_script(code, *arguments)
-
-    def find(self, selector: str) -> Any:
-        return self.chromium.find_element(By.CSS_SELECTOR, selector)
-
-    def all(self, selector: str) -> list[Any]:
-        return self.chromium.find_elements(By.CSS_SELECTOR, selector)
-
-    def text(self, selector: str) -> str:
-        return self.find(selector).text
-
-    def wait(self, condition: str) -> None:
-        WebDriverWait(self.chromium, 5, poll_frequency=0.02).until(lambda _: self.js(f"return {condition}"), condition)
-
-    def settle(self) -> None:
-        """Two frames: changes are drawn in the next one."""
-        self.chromium.execute_async_script("requestAnimationFrame(() => requestAnimationFrame(arguments[0]))")
-
-    def score(self, value: float) -> None:
-        code = "const s = document.getElementById('score'); s.value = arguments[0]; s.dispatchEvent(new Event('input'))"
-        self.js(code, value)
-        self.settle()
-
-    def choose(self, identifier: str, text: str) -> None:
-        Select(self.find(f"#{identifier}")).select_by_visible_text(text)
-        self.settle()
-
-    def width(self, pixels: int) -> None:
-        metrics = {"width": pixels, "height": 800, "deviceScaleFactor": 1, "mobile": False}
-        self.chromium.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
-
-
-@pytest.fixture
-def show(chromium: Any, tmp_path: Path) -> Iterator[Callable[[dict[str, Any]], Page]]:
-    """Opens a page of these data; in the end, nothing was complained about and nothing was asked for."""
-
-    def show(data: dict[str, Any], width: int = 1280) -> Page:
-        page = Page(chromium)
-        page.width(width)
-        path = tmp_path / "report.html"
-        path.write_text(render(data), encoding="utf-8")
-        chromium.get(path.as_uri())
-        return page
-
-    chromium.get_log("browser")
-    yield show
-    assert chromium.get_log("browser") == []
-    assert chromium.execute_script("return performance.getEntriesByType('resource').map((e) => e.name)") == []
-
 
 # ---- numbers ----
 
@@ -265,14 +174,6 @@ def test_overlaps_of_masks_are_those_of_pycocotools(show):
     np.testing.assert_allclose(page.js(code, rows), coco_masks.iou(whole, whole, [0] * 6), atol=1e-12)
 
 
-def drawn(page: Page, selector: str) -> str:
-    """A canvas's pixels, once it has been drawn."""
-    page.js("document.querySelector(arguments[0]).scrollIntoView({block: 'center'})", selector)
-    page.wait(f"document.querySelector({selector!r}).dataset.drawn !== undefined")
-    page.settle()
-    return page.js(f"return document.querySelector({selector!r}).toDataURL()")
-
-
 PREDICTIONS = "#cards .card canvas:nth-child(2)"
 
 
@@ -281,23 +182,23 @@ def test_layers_and_the_score_change_what_is_drawn(show):
     page = show(data)
     page.score(0)
     picture = data["sets"][0]["pictures"][data["sets"][0]["groups"][0]["pictures"][0]]
-    at_first = drawn(page, PREDICTIONS)
+    at_first = page.drawn(PREDICTIONS)
     assert page.find(PREDICTIONS).get_attribute("data-drawn") == str(len(picture["detections"]["score"]))
     for layer in ("masks", "boxes", "keypoints", "names"):
         box = f"#pictures [data-layer={layer}] input"
         page.find(box).click()
         page.settle()
-        assert drawn(page, PREDICTIONS) != at_first, layer
+        assert page.drawn(PREDICTIONS) != at_first, layer
         page.find(box).click()
         page.settle()
-        assert drawn(page, PREDICTIONS) == at_first, layer
+        assert page.drawn(PREDICTIONS) == at_first, layer
     middle = float(np.median(picture["detections"]["score"]))
     page.score(round(middle, 2))
-    assert drawn(page, PREDICTIONS) != at_first
+    assert page.drawn(PREDICTIONS) != at_first
     above = sum(score >= round(middle, 2) for score in picture["detections"]["score"])
     assert page.find(PREDICTIONS).get_attribute("data-drawn") == str(above)
     page.score(1)
-    drawn(page, PREDICTIONS)
+    page.drawn(PREDICTIONS)
     assert page.find(PREDICTIONS).get_attribute("data-drawn") == "0"
 
 
@@ -320,14 +221,14 @@ def test_an_example_leads_into_the_viewer(show):
     x1, y1, x2, y2 = picture["detections"]["box"][row]
     assert window[0] <= x1 and window[1] <= y1 and window[2] >= x2 and window[3] >= y2
     canvas = "#viewer figure:nth-child(2) canvas"
-    before = drawn(page, canvas)
+    before = page.drawn(canvas)
     page.find("#viewer-all").click()
     page.settle()
-    everything = drawn(page, canvas)
+    everything = page.drawn(canvas)
     assert everything != before
     page.find(canvas).send_keys("+")
     page.settle()
-    assert drawn(page, canvas) != everything
+    assert page.drawn(canvas) != everything
     page.find(canvas).send_keys("n")
     page.settle()
     assert "(3 of " in page.text("#viewer-title")
@@ -421,7 +322,7 @@ def test_unusual_data_open_on_a_narrow_screen(show, name: str):
     if data["sets"]:
         page.score(0.01)
     if page.all("#cards .card"):
-        drawn(page, PREDICTIONS)
+        page.drawn(PREDICTIONS)
         page.js("document.querySelector('#cards .card').click()")
         page.wait("document.getElementById('viewer').open")
         assert page.js("return document.getElementById('viewer').scrollWidth") <= 400

@@ -5,7 +5,7 @@ function makeDifferences(data) {
   const { runs, config, starts, timing } = data;
   const none = (text) => make("p", { class: "note" }, text);
   return makeSection("differences", "What differs",
-    make("p", { class: "note" }, "Rows that are equal in all runs are left out, and where the output goes. Values like the first run's are grey."),
+    make("p", { class: "note" }, "Of config and versions, what is equal in all runs is left out, and so is the output folder. Values like the first run's are grey."),
     make("h3", {}, "Config"), config.length ? valuesTable("config", runs, config) : none("The configs are equal."),
     make("h3", {}, "Code, versions, machine"), starts.length ? valuesTable("starts", runs, starts) : none("No difference is known."),
     make("h3", {}, "Time"), timing.length ? valuesTable("timing", runs, timing) : none("There is no record of a training in these folders."));

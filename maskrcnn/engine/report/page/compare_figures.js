@@ -31,7 +31,7 @@ function makeCompareFigures(state) {
     overall, rates, byClass);
 }
 
-/** Columns: {name, title, of: (figures of a kind) => value, digits, best: Math.max, Math.min or nothing}. */
+/** columns: {name, title, of: (figures of a kind) => value, digits, best: Math.max, Math.min or nothing}. */
 function figuresTable(set, kind) {
   const names = new Set(set.members.flatMap(({ set: own }) => Object.keys(own.kinds[kind].figures)));
   const columns = [
@@ -59,11 +59,15 @@ function ratesTable(state) {
 function runsByColumns(title, columns, rows, id) {
   const present = (value) => exists(value) && value >= 0;
   const heads = columns.map(({ name, title: hint }) => make("th", { scope: "col", title: hint }, name));
-  const best = columns.map((column, i) => column.best?.(...rows.map(({ values }) => values[i]).filter(present)));
   const text = (value, { digits }) => (present(value) ? (digits ? fixed(value, digits) : whole(value)) : NONE);
+  const best = columns.map((column, i) => {
+    const all = rows.map(({ values }) => values[i]).filter(present);
+    const found = column.best ? text(column.best(...all), column) : null;
+    return all.some((value) => text(value, column) !== found) ? found : null; // where all read the same, none is best
+  });
   const cell = (values, column, i, first) => {
-    const isBest = present(values[i]) && values[i] === best[i] && rows.some((row) => present(row.values[i]) && row.values[i] !== best[i]);
-    const value = isBest ? make("strong", { class: "best", title: "best" }, text(values[i], column)) : text(values[i], column);
+    const shown = text(values[i], column);
+    const value = shown === best[i] && present(values[i]) ? make("strong", { class: "best", title: "best" }, shown) : shown;
     const change = first ? null : make("span", { class: "change" }, signed(gap(values[i], rows[0].values[i]), column.digits));
     return make("td", {}, value, change);
   };

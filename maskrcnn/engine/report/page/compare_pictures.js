@@ -29,7 +29,7 @@ function comparedCard(state, item, lazy, open) {
   lazy.add(card, () => {
     const look = lookOf(state, picture);
     parts.forEach(({ pane, view, canvas, line }, i) => {
-      line.textContent = i === 0 ? plural(countOutcomes(view, look.kind, look.bin, look.category).objects, "object") : shortCounts(view, look);
+      line.textContent = i === 0 ? plural(countOutcomes(picture, look.kind, look.bin, look.category).objects, "object") : shortCounts(view, look);
       drawPicture(canvas, view, pane.side, look);
     });
   });

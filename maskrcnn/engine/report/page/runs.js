@@ -1,6 +1,9 @@
 "use strict";
 // Several runs: their names with colours, and each one's view of a test set.
 
+// Of the runs' lines, so that one shows through the gaps of another that lies on it.
+const RUN_DASHES = [[], [8, 4], [3, 3], [12, 4, 3, 4], [5, 6], [1.5, 2.5]];
+
 /** A run's name with its number in its colour; its lines in charts have the same colour. */
 function runName({ name, index }) {
   const mark = make("span", { class: "mark", "aria-hidden": "true" }, String(index + 1));
@@ -60,5 +63,5 @@ function joinRuns(parts, options = {}) {
   const present = parts.filter(({ values }) => values?.some(exists));
   if (present.length === 0) return { xs: [], series: [] };
   const [xs, ...values] = uPlot.join(present.map((part) => [part.xs, part.values]));
-  return { xs, series: present.map(({ run }, i) => ({ label: run.name, colour: run.index, values: values[i], ...options })) };
+  return { xs, series: present.map(({ run }, i) => ({ label: run.name, colour: run.index, dash: RUN_DASHES[run.index % RUN_DASHES.length], values: values[i], ...options })) };
 }
