@@ -4,7 +4,7 @@
 function makeCompareFigures(state) {
   const overall = make("div");
   const rates = make("div");
-  const byClass = make("div");
+  const byClass = make("div", { id: "by-class" });
   let column = 0; // of the figures by category
 
   function drawClasses() {

@@ -8,7 +8,7 @@ const RUN_DASHES = [[], [8, 4], [3, 3], [12, 4, 3, 4], [5, 6], [1.5, 2.5]];
 function runName({ name, index }) {
   const mark = make("span", { class: "mark", "aria-hidden": "true" }, String(index + 1));
   mark.style.setProperty("--colour", `var(--line-${index % LINE_COLOURS})`);
-  return make("span", { class: "run" }, mark, name);
+  return make("span", { class: "run" }, mark, make("span", { class: "name" }, name));
 }
 
 /** 0.4 -> "+0.4", -1.25 -> "−1.3"; without a value of both there is no difference. */
