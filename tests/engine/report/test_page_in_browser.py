@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -16,6 +17,8 @@ from pycocotools import mask as coco_masks
 from maskrcnn.engine.report.page import render
 
 webdriver = pytest.importorskip("selenium.webdriver")
+from selenium.webdriver.common.action_chains import ActionChains  # noqa: E402
+from selenium.webdriver.common.actions.wheel_input import ScrollOrigin  # noqa: E402
 from selenium.webdriver.common.by import By  # noqa: E402
 from selenium.webdriver.common.keys import Keys  # noqa: E402
 from selenium.webdriver.support.ui import Select, WebDriverWait  # noqa: E402
@@ -191,6 +194,29 @@ def test_a_click_in_the_confidence_chart_sets_the_score(show):
     over.click()  # in its middle
     page.settle()
     assert float(page.text("#score-value")) == pytest.approx(0.5, abs=0.01)
+    ActionChains(page.chromium).move_to_element_with_offset(over, -60, 0).click_and_hold().move_by_offset(
+        30, 0
+    ).release().perform()  # zooms in
+    page.settle()
+    assert float(page.text("#score-value")) == pytest.approx(0.5, abs=0.01)
+
+
+def test_the_charts_mark_the_score(show):
+    """On precision over recall and on the curves over the score; calibration has no mark."""
+    page = show(example_data())
+    pixels = "return [...document.querySelectorAll('#curves .uplot canvas')].map((c) => c.toDataURL())"
+    page.score(0.3)
+    before = page.js(pixels)
+    page.score(0.7)
+    assert [a == b for a, b in zip(before, page.js(pixels), strict=True)] == [False, False, True]
+
+
+def test_tables_are_saved_as_csv(show):
+    page = show(example_data(pictures=1))
+    rows = [["category", "AP"], ['say "a, b"', 1.5], ["dog", None]]
+    code = "const [h, ...r] = arguments[0]; return asCSV(h.map((name) => ({name})), r.map((cells) => ({cells})))"
+    saved = list(csv.reader(page.js(code, rows).splitlines()))
+    assert saved == [["category", "AP"], ['say "a, b"', "1.5"], ["dog", ""]]
 
 
 def test_tables_sort(show):
@@ -328,6 +354,16 @@ def test_an_example_leads_into_the_viewer(show):
     page.find(canvas).send_keys("+")
     page.settle()
     assert drawn(page, canvas) != everything
+    ActionChains(page.chromium).drag_and_drop_by_offset(page.find(canvas), 40, 25).perform()
+    page.settle()
+    assert drawn(page, canvas) != everything
+    page.find(canvas).send_keys("0")
+    page.settle()
+    whole = drawn(page, canvas)
+    scroll = ScrollOrigin.from_element(page.find(canvas))
+    ActionChains(page.chromium).scroll_from_origin(scroll, 0, -120).perform()
+    page.settle()
+    assert drawn(page, canvas) != whole
     page.find(canvas).send_keys("n")
     page.settle()
     assert "(3 of " in page.text("#viewer-title")

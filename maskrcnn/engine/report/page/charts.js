@@ -92,11 +92,9 @@ function lineOf(one, i, few, digits) {
 /** Small values keep their digits: 0.0000251 -> "2.51e-5". */
 const numberText = (value, digits) => (exists(value) && value !== 0 && Math.abs(value) < 10 ** -digits ? value.toExponential(2) : fixed(value, digits));
 
-/** A click that does not zoom. */
+/** uPlot keeps to itself the click that ends a drag. */
 function listenToClicks(plot, click) {
-  plot.over.addEventListener("click", (event) => {
-    if (plot.select.width === 0) click(plot.posToVal(event.offsetX, "x"));
-  });
+  plot.over.addEventListener("click", (event) => click(plot.posToVal(event.offsetX, "x")));
 }
 
 /** A vertical line at x. */

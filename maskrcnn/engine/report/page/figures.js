@@ -33,11 +33,11 @@ function categoryTable(state) {
   return makeTable({ file: "categories", columns: heads, rows: set.classes.map((_, label) => ({ label, cells: cells(label) })), sort: [2, -1] });
 }
 
-/** COCO's sizes; small objects are below 32 x 32 pixels, large ones above 96 x 96. */
+/** COCO's sizes, by the area in pixels. */
 function sizeTable(set) {
-  const sizes = [["all", "AP", null], ["small, below 32 × 32 pixels", "APs", "ARs"], ["medium", "APm", "ARm"], ["large, above 96 × 96 pixels", "APl", "ARl"]];
+  const sizes = [["all", "AP", null], ["small, < 32²", "APs", "ARs"], ["medium", "APm", "ARm"], ["large, > 96²", "APl", "ARl"]];
   const kinds = Object.entries(set.kinds);
-  const columns = [{ name: "objects", text: true }, ...kinds.flatMap(([kind]) => ["AP", "AR"].map((name) => ({ name: `${name} ${KIND_NAMES[kind] ?? kind}`, show: figure, bar: 100 })))];
+  const columns = [{ name: "area in pixels", text: true }, ...kinds.flatMap(([kind]) => ["AP", "AR"].map((name) => ({ name: `${name} ${KIND_NAMES[kind] ?? kind}`, show: figure, bar: 100 })))];
   const rows = sizes.map(([name, ap, ar]) => ({ cells: [name, ...kinds.flatMap(([, { figures }]) => [figures[ap], figures[ar ?? mostRecall(figures)]])] }));
   return makeTable({ file: "sizes", columns, rows });
 }
