@@ -382,6 +382,28 @@ def test_a_missed_object_is_an_example_too(show):
     assert page.text("#viewer-line").startswith("missed: a")
 
 
+def test_the_viewer_names_what_is_under_the_pointer(show):
+    data = example_data()
+    page = show(data)
+    page.score(0)
+    page.find("#cards .card").click()
+    page.wait("document.getElementById('viewer').open")
+    selector = "#viewer figure:nth-child(2) canvas"
+    drawn(page, selector)
+    picture = data["sets"][0]["pictures"][data["sets"][0]["groups"][0]["pictures"][0]]
+    boxes = np.array(picture["detections"]["box"])
+    area = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
+    x, y = (boxes[area.argmax(), :2] + boxes[area.argmax(), 2:]) / 2
+    under = (boxes[:, 0] <= x) & (x < boxes[:, 2]) & (boxes[:, 1] <= y) & (y < boxes[:, 3])
+    row = int(np.where(under, area, np.inf).argmin())
+    width, height = page.js("const c = arguments[0]; return [c.clientWidth, c.clientHeight]", page.find(selector))
+    scale = min(width / picture["width"], height / picture["height"])
+    right, down = (scale * (x - picture["width"] / 2), scale * (y - picture["height"] / 2))  # from the middle
+    ActionChains(page.chromium).move_to_element_with_offset(page.find(selector), right, down).perform()
+    name = data["sets"][0]["classes"][picture["detections"]["label"][row]]
+    assert page.text("#viewer-line").startswith(f"predicted {name} {picture['detections']['score'][row]:.2f}, ")
+
+
 def test_groups_show_their_pictures_in_order(show):
     data = example_data()
     page = show(data)

@@ -102,6 +102,7 @@ function drawVertical(plot, x) {
   const { ctx, bbox } = plot;
   const left = plot.valToPos(x, "x", true);
   ctx.save();
+  ctx.setLineDash([]);
   ctx.strokeStyle = cssColour("ink");
   ctx.lineWidth = window.devicePixelRatio || 1;
   ctx.beginPath();
@@ -116,6 +117,7 @@ function drawRing(plot, x, y) {
   const { ctx } = plot;
   const ratio = window.devicePixelRatio || 1;
   ctx.save();
+  ctx.setLineDash([]);
   ctx.beginPath();
   ctx.arc(plot.valToPos(x, "x", true), plot.valToPos(y, "y", true), 5 * ratio, 0, 2 * Math.PI);
   ctx.fillStyle = cssColour("paper");

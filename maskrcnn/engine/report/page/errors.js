@@ -30,6 +30,7 @@ function makeErrors(state, viewer) {
       );
     }));
     const where = category < 0 ? "" : ` Counts are of ${set.classes[category]} alone; points are of all categories.`;
+    ifs.hidden = !exists(errors.ap50);
     ifs.textContent =
       `Counted here, AP50 is ${figure(errors.ap50)}. It would gain ${fixed(errors.gain_false, 1)} points without any false detection, ` +
       `${fixed(errors.gain_missed, 1)} if nothing were missed.${where}`;

@@ -4,7 +4,7 @@
 const ERRORS = {
   cls: "wrong category: overlap of 0.5 or more with an object of another category",
   loc: "right category, poorly placed: overlap between 0.1 and 0.5",
-  both: "wrong category and poorly placed: overlap between 0.1 and 0.5 with an object of another category",
+  both: "wrong category, poorly placed: overlap of 0.1 to 0.5 with an object of another category",
   dup: "a second detection of an object that a better one has found",
   bkg: "nothing there: overlap below 0.1 with every object",
   missed: "an object without a detection, not even a poorly placed one or one of another category",

@@ -42,7 +42,7 @@ function compareCells(a, b, direction) {
 function tableCell(column, value, row) {
   if (column.text) {
     const content = column.pick ? make("button", { type: "button", class: "link", onclick: () => column.pick(row) }, value) : value;
-    return make("th", { scope: "row", class: "text" }, content);
+    return make("th", { scope: "row", class: "text", title: value }, content);
   }
   const text = column.show ? column.show(value) : column.digits ? fixed(value, column.digits) : whole(value);
   const cell = make("td", {}, text);
