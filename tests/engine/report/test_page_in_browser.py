@@ -187,6 +187,29 @@ def test_confusion_follows_the_slider(show):
             assert [int(text.split()[0]) for text in row] == [*matched[label], objects - matched[label].sum()]
 
 
+def test_confusion_of_many_categories_shows_those_with_most_of_it(show):
+    """Two of forty are taken for each other; arrow keys lead to a cell, which says its number."""
+    data = example_data(classes=[f"c{k}" for k in range(40)], pictures=3)
+    kind = data["sets"][0]["kinds"]["segm"]
+    data["sets"][0]["objects"] = [10] * 40
+    kind["confusion"] = [[31, 37, [80, 4, 20, 1]], [31, 31, [90, 2]], [40, 5, [95, 7]]]
+    page = show(data)
+    page.score(0.5)
+    rows = [one.text for one in page.all(".confusion tbody th")]
+    assert len(rows) == 21 and {"c31", "c37", "(nothing)"} <= set(rows)
+    row = page.all(".confusion tbody tr")[rows.index("c31")]
+    said = [one.get_attribute("data-said") for one in row.find_elements(By.TAG_NAME, "td")]
+    assert said[rows.index("c37")] == "4 of 10 objects of c31 were detected as c37"
+    assert said[-2:] == [
+        "0 of 10 objects of c31 were detected as (others)",
+        "4 of 10 objects of c31 were not detected",
+    ]
+    cell = row.find_elements(By.TAG_NAME, "td")[rows.index("c37") - 1]
+    page.js("arguments[0].focus()", cell)
+    cell.send_keys(Keys.ARROW_RIGHT)
+    assert page.text("#confusion-line") == said[rows.index("c37")]
+
+
 def test_a_click_in_the_confidence_chart_sets_the_score(show):
     page = show(example_data())
     over = page.all("#curves .u-over")[1]
@@ -257,7 +280,8 @@ def test_masks_decode_to_what_was_encoded(show):
             filled.push(Number(context.isPointInPath(path, row[0] + x + 0.5, row[1] + y + 0.5, "evenodd")));
           const next = (p, i) => p[(i + 1) % p.length];
           const twice = (p) => p.reduce((s, [x, y], i) => s + x * next(p, i)[1] - y * next(p, i)[0], 0);
-          return {area: areaOf(decodeRuns(row[4])), outlined: polygons.reduce((s, p) => s + twice(p), 0) / 2, filled};
+          const sum = (numbers) => numbers.reduce((a, b) => a + b, 0);
+          return {area: sum(Array.from(mask.pixels)), outlined: sum(polygons.map(twice)) / 2, filled};
         });
     """
     for mask, got in zip(masks, page.js(inside, rows), strict=True):
@@ -271,7 +295,8 @@ def test_the_masks_of_the_pictures_have_their_areas(show):
     rows = [mask for picture in data["sets"][0]["pictures"] for mask in picture["detections"]["mask"]]
     expected = [coco_masks.area({"size": [h, w], "counts": counts.encode()}) for _, _, w, h, counts in rows]
     assert min(expected) > 0
-    assert page.js("return arguments[0].map((row) => areaOf(decodeRuns(row[4])))", rows) == [int(a) for a in expected]
+    code = "return arguments[0].map((row) => decodeMask(row).pixels.reduce((a, b) => a + b, 0))"
+    assert page.js(code, rows) == [int(area) for area in expected]
 
 
 def test_overlaps_of_masks_are_those_of_pycocotools(show):
