@@ -209,7 +209,8 @@ function windowAround(picture, boxes, margin) {
   const y1 = Math.min(...boxes.map((box) => box[1]));
   const x2 = Math.max(...boxes.map((box) => box[2]));
   const y2 = Math.max(...boxes.map((box) => box[3]));
-  const side = Math.max(margin * Math.max(x2 - x1, y2 - y1), 56);
+  const wanted = Math.max(margin * Math.max(x2 - x1, y2 - y1), 56);
+  const side = Math.min(wanted, Math.max(picture.width, picture.height));
   const start = (middle, size) => {
     if (side >= size) return (size - side) / 2;
     return Math.min(Math.max(middle - side / 2, 0), size - side);
