@@ -377,7 +377,8 @@ def test_an_example_leads_into_the_viewer(show):
     window = page.js("return windowAround(arguments[0], [arguments[1]], 3)", picture, picture["detections"]["box"][row])
     x1, y1, x2, y2 = picture["detections"]["box"][row]
     assert window[0] <= x1 and window[1] <= y1 and window[2] >= x2 and window[3] >= y2
-    assert window[2] - window[0] == window[3] - window[1] <= max(picture["width"], picture["height"])
+    side = window[2] - window[0]
+    assert side == pytest.approx(window[3] - window[1]) and side <= max(picture["width"], picture["height"]) + 1e-9
     canvas = "#viewer figure:nth-child(2) canvas"
     before = drawn(page, canvas)
     page.find("#viewer-all").click()
