@@ -8,7 +8,7 @@ from typing import Any
 
 Values = list[str | None]  # one of each run; None: unknown, or there is no such thing
 
-FACTS = ("iterations", "precision", "device", "seed")  # others of the facts are keys of the config
+FACTS = ("iterations", "precision", "device")  # the others are keys of the config
 
 
 def short_names(folders: Sequence[Path]) -> list[str]:

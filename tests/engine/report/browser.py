@@ -13,10 +13,7 @@ import pytest
 
 webdriver = pytest.importorskip("selenium.webdriver")
 from selenium.webdriver.common.by import By  # noqa: E402
-from selenium.webdriver.common.keys import Keys  # noqa: E402
 from selenium.webdriver.support.ui import Select, WebDriverWait  # noqa: E402
-
-__all__ = ["By", "Keys", "Page", "open_chromium"]
 
 FLAGS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
@@ -81,10 +78,11 @@ class Page:
         metrics = {"width": pixels, "height": 800, "deviceScaleFactor": 1, "mobile": False}
         self.chromium.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
 
-    def drawn(self, selector: str) -> str:
-        """A canvas's pixels, once it has been drawn."""
-        self.js("document.querySelector(arguments[0]).scrollIntoView({block: 'center'})", selector)
-        self.wait(f"document.querySelector({selector!r}).dataset.drawn !== undefined")
-        self.settle()
-        pixels: str = self.js(f"return document.querySelector({selector!r}).toDataURL()")
-        return pixels
+
+def drawn(page: Page, selector: str) -> str:
+    """A canvas's pixels, once it has been drawn."""
+    page.js("document.querySelector(arguments[0]).scrollIntoView({block: 'center'})", selector)
+    page.wait(f"document.querySelector({selector!r}).dataset.drawn !== undefined")
+    page.settle()
+    pixels: str = page.js(f"return document.querySelector({selector!r}).toDataURL()")
+    return pixels

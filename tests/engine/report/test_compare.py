@@ -143,7 +143,7 @@ def base_lr(run):
 def start(**changed):
     git = {"commit": 40 * "a", "branch": "main", "changed": [], "more": 0}
     content = {"git": git, "processes": 1, "environment": [["torch", "2.14.1"], ["GPU", "none"]]}
-    return {"facts": [["model", "x"], ["seed", "1"]], "starts": [content | changed]}
+    return {"facts": [["model", "x"], ["device", "cpu"]], "starts": [content | changed]}
 
 
 def test_what_differs_between_the_starts():
@@ -154,8 +154,8 @@ def test_what_differs_between_the_starts():
         "GPU": ["none", None],
     }
     assert start_differences([start(), start()]) == []
-    unknown = {"facts": [["seed", "2"]], "starts": []}
-    assert start_differences([start(), unknown]) == [("seed", ["1", "2"])]
+    unknown = {"facts": [["device", "cuda"]], "starts": []}
+    assert start_differences([start(), unknown]) == [("device", ["cpu", "cuda"])]
 
 
 def test_times_and_curves_are_those_of_each_run(data, pair):

@@ -3,8 +3,9 @@
 import copy
 
 import pytest
-from browser import Keys
+from browser import drawn
 from compared_runs import make_pair
+from selenium.webdriver.common.keys import Keys
 
 from maskrcnn.engine.report.compare import comparison_data
 
@@ -44,11 +45,11 @@ def test_the_slider_changes_the_pictures_of_all_runs(show, of_set, data):
         page.score(score)
         for i in (0, 1):
             part = f"#cards .card .part:nth-child({i + 2})"
-            page.drawn(f"{part} canvas")
-            line, drawn = shown(of_set, "better", i, score)
+            drawn(page, f"{part} canvas")
+            line, count = shown(of_set, "better", i, score)
             assert page.text(f"{part} .line") == line
-            assert page.find(f"{part} canvas").get_attribute("data-drawn") == str(drawn)
-            seen.add((i, drawn))
+            assert page.find(f"{part} canvas").get_attribute("data-drawn") == str(count)
+            seen.add((i, count))
     assert len(seen) > 3  # they did change
 
 
@@ -139,11 +140,11 @@ def test_the_viewer_shows_all_runs(show, of_set, data):
     page.js("document.querySelector('#cards .card').click()")
     page.wait("document.getElementById('viewer').open")
     assert [one.text for one in page.all("#viewer figcaption")] == ["ground truth", "1run", "2other"]
-    drawn = []
+    counts = []
     for i in range(3):
-        page.drawn(f"#viewer figure:nth-child({i + 1}) canvas")
-        drawn.append(int(page.find(f"#viewer figure:nth-child({i + 1}) canvas").get_attribute("data-drawn")))
-    assert drawn[1:] == [shown(of_set, "better", i, 0)[1] for i in (0, 1)]
+        drawn(page, f"#viewer figure:nth-child({i + 1}) canvas")
+        counts.append(int(page.find(f"#viewer figure:nth-child({i + 1}) canvas").get_attribute("data-drawn")))
+    assert counts[1:] == [shown(of_set, "better", i, 0)[1] for i in (0, 1)]
     page.find("#viewer figure canvas").send_keys("n")
     page.settle()
     assert "(2 of " in page.text("#viewer-title")
@@ -203,7 +204,7 @@ def test_it_fits_a_narrow_screen(show, data, change):
     assert page.js("const e = document.documentElement; return e.scrollWidth - e.clientWidth") == 0
     page.js("document.getElementById('losses')?.setAttribute('open', '')")
     if changed["sets"]:
-        page.drawn("#cards .card canvas")
+        drawn(page, "#cards .card canvas")
         page.js("document.querySelector('#cards .card').click()")
         page.wait("document.getElementById('viewer').open")
         assert page.js("return document.getElementById('viewer').scrollWidth") <= 400

@@ -6,10 +6,18 @@ function openComparison(data) {
   const sets = data.sets.map((set) => expandSet(set, runs));
   const state = sets.length > 0 ? new State({ ...valuesFor(sets[0]), colours: coloursFor(sets[0]) }) : null;
   const sections = [
-    ...(state ? [makeCompareFigures(state), makeCompareErrors(state), makeComparePictures(state), makeCompareCurves(state)] : []),
-    makeCompareTraining(state, runs), makeDifferences({ ...data, runs }),
+    ...(state
+      ? [makeCompareFigures(state), makeCompareErrors(state), makeComparePictures(state), makeCompareCurves(state)]
+      : []),
+    makeCompareTraining(state, runs),
+    makeDifferences({ ...data, runs }),
   ];
-  const bar = make("div", { class: "bar-top" }, makeNavigation(sections), state && makeToolbar(state, sets, makeRunsF1(state), null));
+  const bar = make(
+    "div",
+    { class: "bar-top" },
+    makeNavigation(sections),
+    state && makeToolbar(state, sets, makeRunsF1(state), null),
+  );
   document.body.prepend(makeCompareHead(state, { ...data, runs }), bar, make("main", {}, ...sections));
 }
 
@@ -23,8 +31,13 @@ function makeRunsF1(state) {
       const best = bestBin(own.kinds[kind], category);
       const at = ratesByScore(set, own.kinds[kind], category)[bin];
       const title = exists(best) ? `Go to the score where F1 of ${run.name} is highest, ${fixed(best / 100)}` : "";
-      return make("button", { type: "button", disabled: !exists(best), title, onclick: () => state.set({ bin: best }) },
-        runName(run), " F1 ", make("output", { for: "score" }, fixed(at.f1)));
+      return make(
+        "button",
+        { type: "button", disabled: !exists(best), title, onclick: () => state.set({ bin: best }) },
+        runName(run),
+        " F1 ",
+        make("output", { for: "score" }, fixed(at.f1)),
+      );
     }));
     if (focused >= 0) box.children[focused]?.focus();
   };

@@ -4,19 +4,37 @@
 function makeCompareCurves(state) {
   const ranges = { xRange: [0, 1], yRange: [0, 1.02] };
   const precision = new Chart({ title: "Precision over recall, IoU 0.50", x: "recall", y: "precision", ...ranges });
-  const mean = new Chart({ title: "Precision over recall, mean of IoU 0.50 to 0.95", x: "recall", y: "precision", ...ranges });
+  const mean = new Chart({
+    title: "Precision over recall, mean of IoU 0.50 to 0.95",
+    x: "recall",
+    y: "precision",
+    ...ranges,
+  });
   const f1 = new Chart({
-    title: "F1 over the score", x: "score", y: "F1 at or above the score", ...ranges, note: "At IoU 0.5. A click sets the score.",
+    title: "F1 over the score",
+    x: "score",
+    y: "F1 at or above the score",
+    ...ranges,
+    note: "At IoU 0.5. A click sets the score.",
     mark: (plot) => drawVertical(plot, state.values.bin / 100),
     click: (x) => state.set({ bin: Math.round(100 * Math.min(1, Math.max(0, x))) }),
   });
-  const section = makeSection("curves", "Curves", make("div", { class: "charts" }, precision.element, mean.element, f1.element));
+  const section = makeSection(
+    "curves",
+    "Curves",
+    make("div", { class: "charts" }, precision.element, mean.element, f1.element),
+  );
   const title = section.querySelector("h2");
 
   function draw() {
     const { set, kind, category } = state.values;
-    title.textContent = `Curves: ${category < 0 ? (set.classes.length > 1 ? "all categories" : set.classes[0] ?? "") : set.classes[category]}`;
-    const of = (values) => joinRuns(set.members.map(({ run, set: own }) => ({ run, xs: RECALLS, values: values(own.kinds[kind]) })), { plain: true });
+    title.textContent = `Curves: ${
+      category < 0 ? (set.classes.length > 1 ? "all categories" : set.classes[0] ?? "") : set.classes[category]
+    }`;
+    const of = (values) =>
+      joinRuns(set.members.map(({ run, set: own }) => ({ run, xs: RECALLS, values: values(own.kinds[kind]) })), {
+        plain: true,
+      });
     precision.show(of((own) => curveOf(own.precision["0.50"] ?? [], category)));
     mean.show(of((own) => curveOf(own.precision.mean ?? [], category)));
     f1.show(of((own) => ratesByScore(set, own, category).map((at) => at.f1)));
@@ -43,10 +61,19 @@ function makeCompareTraining(state, runs) {
     has("imgs_per_s") && chartOf({ title: "Throughput", y: "images per second", digits: 2 }, "imgs_per_s"),
   ].filter(Boolean);
   const losses = names.filter((name) => /loss/.test(name) && name !== "total_loss");
-  const more = losses.length > 0 && make("details", { id: "losses" }, make("summary", {}, "Each loss"),
-    make("div", { class: "charts" }, ...losses.map((name) => chartOf({ title: name, y: "loss", digits: 3 }, name))));
+  const more = losses.length > 0 &&
+    make(
+      "details",
+      { id: "losses" },
+      make("summary", {}, "Each loss"),
+      make("div", { class: "charts" }, ...losses.map((name) => chartOf({ title: name, y: "loss", digits: 3 }, name))),
+    );
   const nothing = make("p", { class: "note" }, "There is no record of a training in these folders.");
-  return makeSection("training", "Training", ...(names.length || charts.length ? [make("div", { class: "charts" }, ...charts), more] : [nothing]));
+  return makeSection(
+    "training",
+    "Training",
+    ...(names.length || charts.length ? [make("div", { class: "charts" }, ...charts), more] : [nothing]),
+  );
 }
 
 /** AP of the chosen kind and category; a run with several test sets names the set as well. */

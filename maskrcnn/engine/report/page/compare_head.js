@@ -7,7 +7,13 @@ function makeCompareHead(state, data) {
   const draw = () => {
     const { set } = state.values;
     const categories = set.classes.length === 1 ? "1 category" : `${set.classes.length} categories`;
-    facts.textContent = [set.name, plural(set.images, "image"), plural(sum(set.objects), "object"), categories, `made ${moment(data.made)}`].join(" · ");
+    facts.textContent = [
+      set.name,
+      plural(set.images, "image"),
+      plural(sum(set.objects), "object"),
+      categories,
+      `made ${moment(data.made)}`,
+    ].join(" · ");
     verdict.textContent = verdictOfRuns(state);
   };
   if (state) {
@@ -15,19 +21,49 @@ function makeCompareHead(state, data) {
     draw();
   } else {
     facts.textContent = `made ${moment(data.made)}`;
-    verdict.textContent = "No test set has results of two runs that can be compared; curves and configs are here all the same.";
+    verdict.textContent =
+      "No test set has results of two runs that can be compared; curves and configs are here all the same.";
   }
-  const notes = data.not_compared.length > 0 && make("details", { open: true, id: "not-compared" }, make("summary", {}, "Not compared"),
-    make("ul", {}, ...data.not_compared.map((line) => make("li", {}, line))));
-  return make("header", { class: "head", id: "top" }, make("h1", {}, data.title), facts, runsTable(data.runs), verdict, notes);
+  const notes = data.not_compared.length > 0 &&
+    make(
+      "details",
+      { open: true, id: "not-compared" },
+      make("summary", {}, "Not compared"),
+      make("ul", {}, ...data.not_compared.map((line) => make("li", {}, line))),
+    );
+  return make(
+    "header",
+    { class: "head", id: "top" },
+    make("h1", {}, data.title),
+    facts,
+    runsTable(data.runs),
+    verdict,
+    notes,
+  );
 }
 
 function runsTable(runs) {
   const heads = ["run", "evaluated", "when", "folder"].map((name) => make("th", { scope: "col", class: "text" }, name));
-  const rows = runs.map((run) => make("tr", {}, make("th", { scope: "row", class: "text" }, runName(run)),
-    make("td", {}, run.evaluated?.what ?? NONE), make("td", {}, run.evaluated ? moment(run.evaluated.when) : NONE), make("td", {}, make("code", {}, run.folder))));
-  return make("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Runs" }, make("table", { class: "side-by-side", id: "runs" },
-    make("thead", {}, make("tr", {}, ...heads)), make("tbody", {}, ...rows)));
+  const rows = runs.map((run) =>
+    make(
+      "tr",
+      {},
+      make("th", { scope: "row", class: "text" }, runName(run)),
+      make("td", {}, run.evaluated?.what ?? NONE),
+      make("td", {}, run.evaluated ? moment(run.evaluated.when) : NONE),
+      make("td", {}, make("code", {}, run.folder)),
+    )
+  );
+  return make(
+    "div",
+    { class: "scroll", tabindex: 0, role: "region", "aria-label": "Runs" },
+    make(
+      "table",
+      { class: "side-by-side", id: "runs" },
+      make("thead", {}, make("tr", {}, ...heads)),
+      make("tbody", {}, ...rows),
+    ),
+  );
 }
 
 /** Which run has the highest AP, and how far the first one is from it. */

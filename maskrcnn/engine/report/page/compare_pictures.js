@@ -1,14 +1,33 @@
 "use strict";
 // The same images, ground truth and each run's predictions side by side.
 
-const COMPARED = "Better and worse: where another run's quality is furthest above and below the first run's, each at the score of its best F1. At the chosen score, a solid line has a match at IoU 0.5, a dashed one has none; in the ground truth, it is dashed if any run has missed the object.";
+const COMPARED =
+  "Better and worse: where another run's quality is furthest above and below the first run's, each at the score of " +
+  "its best F1. At the chosen score, a solid line has a match at IoU 0.5, a dashed one has none; in the ground " +
+  "truth, it is dashed if any run has missed the object.";
 
-const makeComparePictures = (state) => makeGallery(state, new Viewer(state, () => panesOf(state)), COMPARED, comparedCard);
+const QUALITY = "Panoptic quality of this picture, 0 to 1, at the score of the run's best F1";
+
+const makeComparePictures = (state) =>
+  makeGallery(state, new Viewer(state, () => panesOf(state)), COMPARED, comparedCard);
 
 function panesOf(state) {
   const { members } = state.values.set;
-  const truth = { name: "ground truth", side: "objects", of: (picture) => picture.truth, describe: (...what) => describeFound(members, ...what) };
-  return [truth, ...members.map(({ run }, i) => ({ name: run.name, caption: runName(run), side: "detections", of: (picture) => picture.views[i] }))];
+  const truth = {
+    name: "ground truth",
+    side: "objects",
+    of: (picture) => picture.truth,
+    describe: (...what) => describeFound(members, ...what),
+  };
+  return [
+    truth,
+    ...members.map(({ run }, i) => ({
+      name: run.name,
+      caption: runName(run),
+      side: "detections",
+      of: (picture) => picture.views[i],
+    })),
+  ];
 }
 
 function comparedCard(state, item, lazy, open) {
@@ -20,16 +39,26 @@ function comparedCard(state, item, lazy, open) {
     const change = i > 1 ? ` (${signed(gap(view.quality, picture.views[0].quality), 2)})` : "";
     const quality = exists(view.quality) && i > 0 ? `${fixed(view.quality)}${change}` : "";
     const line = make("span", { class: "line" });
-    const caption = make("span", { class: "caption" }, pane.caption ?? make("span", {}, pane.name),
-      make("span", { class: "quality", title: "Panoptic quality of this picture, 0 to 1, at the score of the run's best F1" }, quality));
+    const caption = make(
+      "span",
+      { class: "caption" },
+      pane.caption ?? make("span", {}, pane.name),
+      make("span", { class: "quality", title: QUALITY }, quality),
+    );
     return { pane, view, canvas, line, element: make("span", { class: "part" }, canvas, caption, line) };
   });
-  const card = make("button", { type: "button", class: "card compared", onclick: open },
-    make("span", { class: "file" }, picture.file), make("span", { class: "parts" }, ...parts.map(({ element }) => element)));
+  const card = make(
+    "button",
+    { type: "button", class: "card compared", onclick: open },
+    make("span", { class: "file" }, picture.file),
+    make("span", { class: "parts" }, ...parts.map(({ element }) => element)),
+  );
   lazy.add(card, () => {
     const look = lookOf(state, picture);
     parts.forEach(({ pane, view, canvas, line }, i) => {
-      line.textContent = i === 0 ? plural(countOutcomes(picture, look.kind, look.bin, look.category).objects, "object") : shortCounts(view, look);
+      line.textContent = i === 0
+        ? plural(countOutcomes(picture, look.kind, look.bin, look.category).objects, "object")
+        : shortCounts(view, look);
       drawPicture(canvas, view, pane.side, look);
     });
   });

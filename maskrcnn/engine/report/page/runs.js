@@ -29,13 +29,25 @@ function expandSet(set, runs) {
   const { name, images, classes, objects, groups } = set;
   const members = set.runs.map((run, i) => ({
     run: runs[run],
-    set: { name, images, classes, objects, groups, kinds: Object.fromEntries(Object.entries(set.kinds).map(([kind, all]) => [kind, all[i]])) },
+    set: {
+      name,
+      images,
+      classes,
+      objects,
+      groups,
+      kinds: Object.fromEntries(Object.entries(set.kinds).map(([kind, all]) => [kind, all[i]])),
+    },
   }));
   return { ...members[0].set, members, pictures: set.pictures.map(expandPicture) };
 }
 
 function expandPicture({ runs, ...picture }) {
-  const views = runs.map(({ quality, found_by, detections }) => ({ ...picture, quality, objects: { ...picture.objects, found_by }, detections }));
+  const views = runs.map(({ quality, found_by, detections }) => ({
+    ...picture,
+    quality,
+    objects: { ...picture.objects, found_by },
+    detections,
+  }));
   return { ...views[0], views, truth: truthOf(picture, views) };
 }
 
@@ -63,5 +75,14 @@ function joinRuns(parts, options = {}) {
   const present = parts.filter(({ values }) => values?.some(exists));
   if (present.length === 0) return { xs: [], series: [] };
   const [xs, ...values] = uPlot.join(present.map((part) => [part.xs, part.values]));
-  return { xs, series: present.map(({ run }, i) => ({ label: run.name, colour: run.index, dash: RUN_DASHES[run.index % RUN_DASHES.length], values: values[i], ...options })) };
+  return {
+    xs,
+    series: present.map(({ run }, i) => ({
+      label: run.name,
+      colour: run.index,
+      dash: RUN_DASHES[run.index % RUN_DASHES.length],
+      values: values[i],
+      ...options,
+    })),
+  };
 }

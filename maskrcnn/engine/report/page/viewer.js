@@ -1,8 +1,9 @@
 "use strict";
-// One picture, large: ground truth beside predictions, moved and zoomed together by wheel, drag, pinch, buttons and keys.
+// One picture, large: ground truth beside predictions, moved and zoomed by wheel, drag, pinch, buttons and keys.
 
 // What stands side by side: {name, side: "objects" or "detections"} with, if it is not the item's own picture,
-// `of`: (picture) => another view of it, and `describe`: (picture, row, kind, classes, bin) => text of what lies under the pointer.
+// `of`: (picture) => another view of it, `caption`: an element, and `describe`: (picture, row, kind, classes, bin) =>
+// text of what lies under the pointer.
 const PANES = [{ name: "ground truth", side: "objects" }, { name: "predictions", side: "detections" }];
 
 class Viewer {
@@ -41,7 +42,13 @@ class Viewer {
       make("header", {}, this.title, close),
       this.line,
       this.row,
-      make("footer", {}, make("div", { class: "buttons" }, ...buttons), makeScoreField(this.state, "viewer-score"), makeLayers(this.state)),
+      make(
+        "footer",
+        {},
+        make("div", { class: "buttons" }, ...buttons),
+        makeScoreField(this.state, "viewer-score"),
+        makeLayers(this.state),
+      ),
     );
     dialog.addEventListener("keydown", (event) => this.press(event));
     return dialog;
@@ -57,8 +64,11 @@ class Viewer {
     const many = this.panes.length > 3; // in two rows
     this.row.classList.toggle("many", many);
     this.row.style.setProperty("--columns", many ? Math.ceil(this.panes.length / 2) : this.panes.length);
-    const figures = this.panes.map(({ name, caption, canvas }) => make("figure", {}, make("figcaption", {}, caption ?? name), canvas));
-    this.row.replaceChildren(...figures);
+    this.row.replaceChildren(
+      ...this.panes.map(({ name, caption, canvas }) =>
+        make("figure", {}, make("figcaption", {}, caption ?? name), canvas)
+      ),
+    );
   }
 
   makeCanvas(pane) {
@@ -216,7 +226,8 @@ function windowAround(picture, boxes, margin) {
   const y1 = Math.min(...boxes.map((box) => box[1]));
   const x2 = Math.max(...boxes.map((box) => box[2]));
   const y2 = Math.max(...boxes.map((box) => box[3]));
-  const side = Math.max(margin * Math.max(x2 - x1, y2 - y1), 56);
+  const wanted = Math.max(margin * Math.max(x2 - x1, y2 - y1), 56);
+  const side = Math.min(wanted, Math.max(picture.width, picture.height));
   const start = (middle, size) => {
     if (side >= size) return (size - side) / 2;
     return Math.min(Math.max(middle - side / 2, 0), size - side);
