@@ -145,6 +145,8 @@ def test_the_viewer_shows_all_runs(show, of_set, data):
         drawn(page, f"#viewer figure:nth-child({i + 1}) canvas")
         counts.append(int(page.find(f"#viewer figure:nth-child({i + 1}) canvas").get_attribute("data-drawn")))
     assert counts[1:] == [shown(of_set, "better", i, 0)[1] for i in (0, 1)]
+    hits = [shown(of_set, "better", i, 0)[0].split(" found")[0] for i in (0, 1)]
+    assert page.text("#viewer-line").endswith(f"found: run {hits[0]}, other {hits[1]}")
     page.find("#viewer figure canvas").send_keys("n")
     page.settle()
     assert "(2 of " in page.text("#viewer-title")

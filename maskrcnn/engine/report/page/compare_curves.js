@@ -5,7 +5,7 @@ function makeCompareCurves(state) {
   const ranges = { xRange: [0, 1], yRange: [0, 1.02] };
   const precision = new Chart({ title: "Precision over recall, IoU 0.50", x: "recall", y: "precision", ...ranges });
   const mean = new Chart({
-    title: "Precision over recall, mean of IoU 0.50 to 0.95",
+    title: "Precision over recall, IoU 0.50:0.95",
     x: "recall",
     y: "precision",
     ...ranges,

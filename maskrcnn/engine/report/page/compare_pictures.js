@@ -9,7 +9,19 @@ const COMPARED =
 const QUALITY = "Panoptic quality of this picture, 0 to 1, at the score of the run's best F1";
 
 const makeComparePictures = (state) =>
-  makeGallery(state, new Viewer(state, () => panesOf(state)), COMPARED, comparedCard);
+  makeGallery(state, new Viewer(state, () => panesOf(state)), {
+    note: COMPARED,
+    makeCard: comparedCard,
+    text: foundByEach,
+  });
+
+/** "9 objects; found: plain 0, two 2". */
+function foundByEach(state, picture) {
+  const { kind, bin, category, set } = state.values;
+  const counts = picture.views.map((view) => countOutcomes(view, kind, bin, category));
+  const found = set.members.map(({ run }, i) => `${run.name} ${whole(counts[i].found)}`);
+  return `${plural(counts[0].objects, "object")}; found: ${found.join(", ")}`;
+}
 
 function panesOf(state) {
   const { members } = state.values.set;

@@ -7,7 +7,8 @@ const SIDE_BY_SIDE =
   "Ground truth on the left, predictions at the chosen score on the right. A solid line has a match at IoU 0.5, " +
   "a dashed one has none (a missed object, a wrong detection), a dotted one is a crowd region.";
 
-function makeGallery(state, viewer, note = SIDE_BY_SIDE, makeCard = pictureCard) {
+/** `text`: (state, picture) => a line on it. */
+function makeGallery(state, viewer, { note = SIDE_BY_SIDE, makeCard = pictureCard, text = countsLine } = {}) {
   const lazy = new Lazy();
   const tabs = make("div", { class: "tabs", role: "tablist", "aria-label": "Groups of pictures" });
   const cards = make("div", { class: "cards", id: "cards", role: "tabpanel" });
@@ -47,7 +48,7 @@ function makeGallery(state, viewer, note = SIDE_BY_SIDE, makeCard = pictureCard)
     const has = (picture) =>
       category < 0 || [picture.objects, picture.detections].some((side) => side.label.includes(category));
     const pictures = (group?.pictures ?? []).map((index) => set.pictures[index]).filter(has);
-    const items = pictures.map((picture) => ({ picture, focus: null, text: () => countsLine(state, picture) }));
+    const items = pictures.map((picture) => ({ picture, focus: null, text: () => text(state, picture) }));
     lazy.clear();
     cards.replaceChildren(
       ...items.slice(0, limit).map((item, i) => makeCard(state, item, lazy, () => viewer.open(items, i))),
