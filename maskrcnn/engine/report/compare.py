@@ -28,7 +28,8 @@ from maskrcnn.evaluation.coco import ground_truth
 
 COMPARISON_FILE = "comparison.html"
 BUDGET = 6_000_000  # bytes of all images, as text; each is there once, its detections once for each run
-DRAWN = 72  # images of a group times runs times sets: the detections on an image take as much as the image itself
+DETECTIONS = 12_000  # drawn in all pictures of all runs: a large mask takes 800 bytes, and the page stays below 15 MB
+SMALLEST = 3  # images of a group
 POINTS = 1000  # of a run's curves
 NO_EXAMPLES: dict[str, tuple[list[int], list[int]]] = {name: ([], []) for name in ERRORS}
 KINDS = {"segm": "masks", "bbox": "boxes"}
@@ -113,18 +114,13 @@ def comparison_data(runs: Sequence[ComparedRun]) -> dict[str, Any]:
         ],
         "not_compared": notes,
         "sets": [
-            set_data(name, members, BUDGET // len(shared), group_size(len(runs) * len(shared)))
+            set_data(name, members, BUDGET // len(shared), DETECTIONS // len(shared))
             for name, members in shared.items()
         ],
         "config": config_differences([run["config"] for run in told]),
         "starts": start_differences([run["run"] for run in told]),
         "timing": side_by_side([dict(run["run"]["timing"]) for run in told]),
     }
-
-
-def group_size(parts: int) -> int:
-    """Images of each group, so that the page stays below 15 MB; `parts`: how often detections are drawn on each."""
-    return min(GROUP, max(DRAWN // parts, 3))
 
 
 def compared_sets(runs: Sequence[ComparedRun], names: Sequence[str]) -> tuple[dict[str, list[Member]], list[str]]:
@@ -198,7 +194,7 @@ def missing_kinds(members: Sequence[Member]) -> list[str]:
     ]
 
 
-def set_data(name: str, members: Sequence[Member], budget: int, size: int) -> dict[str, Any]:
+def set_data(name: str, members: Sequence[Member], budget: int, most: int) -> dict[str, Any]:
     """One test set: figures of each run, and the same images with the detections of each.
 
     A run's results are read twice, first all of them to be matched, then those of the chosen images; so the text of
@@ -206,12 +202,12 @@ def set_data(name: str, members: Sequence[Member], budget: int, size: int) -> di
 
     Args:
         budget: bytes of text of the images.
-        size: images of each group.
+        most: detections that are drawn.
     """
     kinds = kinds_of(members)
     matches = [match(Results(member.dataset, member.folder), kinds) for member in members]
     quality = np.stack([quality_of(found[kinds[0]]) for found in matches])
-    groups = changes(quality, size)
+    groups = fitting_groups(quality, sum(np.diff(found[kinds[0]].detection_starts) for found in matches), most)
     chosen = sorted({image for group in groups.values() for image in group})
     place = {image: i for i, image in enumerate(chosen)}
     first = members[0]
@@ -228,6 +224,20 @@ def set_data(name: str, members: Sequence[Member], budget: int, size: int) -> di
         "pictures": pictures(members, matches, quality, chosen, budget),
         "groups": [{"name": group, "pictures": [place[i] for i in images]} for group, images in groups.items()],
     }
+
+
+def fitting_groups(quality: np.ndarray, detections: np.ndarray, most: int) -> dict[str, list[int]]:
+    """Groups of images, as `changes` gives them: the largest in whose images there are no more detections than `most`.
+
+    Args:
+        quality: float (R, N). detections: int (N,), in each image, of all runs.
+    """
+    for size in range(GROUP, SMALLEST - 1, -1):
+        groups = changes(quality, size)
+        chosen = {image for group in groups.values() for image in group}
+        if detections[sorted(chosen)].sum() <= most:
+            break
+    return groups
 
 
 def kind_of(member: Member, kind: str, matches: Matches) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from maskrcnn import cli
 from maskrcnn.cli.compare import split
 from maskrcnn.data import read_coco
 from maskrcnn.engine.report.build import report_data
-from maskrcnn.engine.report.compare import ComparedRun, comparison_data, group_size, write_comparison
+from maskrcnn.engine.report.compare import ComparedRun, comparison_data, fitting_groups, write_comparison
 from maskrcnn.engine.report.differences import short_names, start_differences
 from maskrcnn.engine.report.examples import changes
 from maskrcnn.engine.report.results import ReportError
@@ -174,9 +174,11 @@ def test_names_are_as_short_as_they_can_be():
     assert short_names([Path("/x"), Path("/a/x")]) == ["//x", "a/x"]
 
 
-@pytest.mark.parametrize("parts, size", [(2, 12), (6, 12), (12, 6), (60, 3)])
-def test_many_runs_have_fewer_pictures_each(parts, size):
-    assert group_size(parts) == size
+@pytest.mark.parametrize("most, size", [(10**6, 12), (2 * 3 * 7 * 10, 7), (1, 3)])
+def test_groups_are_small_where_there_is_much_to_draw(most, size):
+    quality = np.stack([np.full(100, 0.5), np.linspace(0, 1, 100)])
+    groups = fitting_groups(quality, np.full(100, 20), most)
+    assert {len(images) for images in groups.values()} == {size}
 
 
 def with_fewer(run, folder, change):
