@@ -207,7 +207,8 @@ def set_data(name: str, members: Sequence[Member], budget: int, most: int) -> di
     kinds = kinds_of(members)
     matches = [match(Results(member.dataset, member.folder), kinds) for member in members]
     quality = np.stack([quality_of(found[kinds[0]]) for found in matches])
-    groups = fitting_groups(quality, sum(np.diff(found[kinds[0]].detection_starts) for found in matches), most)
+    detections = np.sum([np.diff(found[kinds[0]].detection_starts) for found in matches], axis=0)
+    groups = fitting_groups(quality, detections, most)
     chosen = sorted({image for group in groups.values() for image in group})
     place = {image: i for i, image in enumerate(chosen)}
     first = members[0]

@@ -174,11 +174,18 @@ def test_names_are_as_short_as_they_can_be():
     assert short_names([Path("/x"), Path("/a/x")]) == ["//x", "a/x"]
 
 
-@pytest.mark.parametrize("most, size", [(10**6, 12), (2 * 3 * 7 * 10, 7), (1, 3)])
-def test_groups_are_small_where_there_is_much_to_draw(most, size):
+def test_groups_are_small_where_there_is_much_to_draw():
     quality = np.stack([np.full(100, 0.5), np.linspace(0, 1, 100)])
-    groups = fitting_groups(quality, np.full(100, 20), most)
-    assert {len(images) for images in groups.values()} == {size}
+    detections = np.full(100, 20)
+
+    def drawn(groups):
+        return 20 * len({image for group in groups.values() for image in group})
+
+    fitting = fitting_groups(quality, detections, 420)
+    (size,) = {len(images) for images in fitting.values()}
+    assert 3 < size < 12 and drawn(fitting) <= 420 < drawn(changes(quality, size + 1))
+    assert fitting_groups(quality, detections, 10**6) == changes(quality, 12)
+    assert fitting_groups(quality, detections, 1) == changes(quality, 3)
 
 
 def with_fewer(run, folder, change):
