@@ -1,7 +1,8 @@
 """The report as one HTML file: template, styles, scripts and data, put together.
 
-The page loads nothing from anywhere: its policy (a `Content-Security-Policy` in the template) forbids every request, and
-all that it shows is in the file. The scripts are plain JavaScript without a build step; `page/` has them file by file.
+The page loads nothing from anywhere: its policy (a `Content-Security-Policy` in the template) forbids every request,
+and all that it shows is in the file. The scripts are plain JavaScript without a build step; `page/` has them file by
+file.
 """
 
 from __future__ import annotations

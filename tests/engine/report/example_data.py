@@ -240,9 +240,7 @@ def _kind(kind: str, pictures: list[dict], objects: list[int], rng: np.random.Ge
     confusion: dict[tuple[int, int], dict[int, int]] = {}
     for picture in pictures:
         found = picture["detections"]
-        for row, (label, score, error) in enumerate(
-            zip(found["label"], found["score"], found["error"][kind], strict=True)
-        ):
+        for label, score, error in zip(found["label"], found["score"], found["error"][kind], strict=True):
             if error == "crowd":
                 continue
             bin_ = min(100, int(np.floor(100 * score)))

@@ -115,6 +115,7 @@ def test_each_asset_is_used_and_stays_in_its_element():
         assert "</script" not in text.lower() and "<!--" not in text, name
         if "/" not in name:
             assert text.startswith('"use strict";\n// '), name
+            assert max(map(len, text.splitlines())) <= 120, name
             assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(", text), name
 
 

@@ -18,7 +18,7 @@ class Chart {
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.show(this.content));
   }
 
-  /** content: {xs, series: [{label, values, colour (index), dash, bars, hidden}]}; an empty one leaves a word instead. */
+  /** content: {xs, series: [{label, values, colour (index), dash, bars, hidden}]}; an empty one: a word instead. */
   show(content) {
     this.content = content;
     this.plot?.destroy();
@@ -29,7 +29,11 @@ class Chart {
       this.box.replaceChildren(make("p", { class: "note" }, "There are no values."));
     } else if (width > 0) {
       this.box.replaceChildren();
-      this.plot = new uPlot(this.settings(content, width), [content.xs, ...content.series.map((one) => one.values)], this.box);
+      this.plot = new uPlot(
+        this.settings(content, width),
+        [content.xs, ...content.series.map((one) => one.values)],
+        this.box,
+      );
     }
   }
 
@@ -54,7 +58,10 @@ class Chart {
       legend: { live: true },
       cursor: { y: false, drag: { x: true, y: false } },
       axes: [axisOf(x), { ...axisOf(y), size: 60 }],
-      series: [{ label: x, value: (_, v) => fixed(v, xDigits) }, ...series.map((one, i) => lineOf(one, i, few, digits))],
+      series: [
+        { label: x, value: (_, v) => fixed(v, xDigits) },
+        ...series.map((one, i) => lineOf(one, i, few, digits)),
+      ],
       hooks: { draw: mark ? [mark] : [], ready: click ? [(plot) => listenToClicks(plot, click)] : [] },
     };
   }
@@ -64,7 +71,17 @@ function axisOf(label) {
   const font = "12px system-ui, sans-serif";
   const grid = { stroke: cssColour("line"), width: 1 };
   const values = (_, splits) => splits.map((value) => tickText(value, Math.max(...splits.map(Math.abs))));
-  return { label, stroke: cssColour("muted"), grid, ticks: grid, font, labelFont: font, labelSize: 18, size: 34, values };
+  return {
+    label,
+    stroke: cssColour("muted"),
+    grid,
+    ticks: grid,
+    font,
+    labelFont: font,
+    labelSize: 18,
+    size: 34,
+    values,
+  };
 }
 
 /** As short as it can be: 0.0005, 12,000; a tick of very small numbers as 5e-7. */
@@ -90,13 +107,14 @@ function lineOf(one, i, few, digits) {
 }
 
 /** Small values keep their digits: 0.0000251 -> "2.51e-5". */
-const numberText = (value, digits) => (exists(value) && value !== 0 && Math.abs(value) < 10 ** -digits ? value.toExponential(2) : fixed(value, digits));
+const numberText = (
+  value,
+  digits,
+) => (exists(value) && value !== 0 && Math.abs(value) < 10 ** -digits ? value.toExponential(2) : fixed(value, digits));
 
-/** A click that does not zoom. */
+/** uPlot keeps to itself the click that ends a drag. */
 function listenToClicks(plot, click) {
-  plot.over.addEventListener("click", (event) => {
-    if (plot.select.width === 0) click(plot.posToVal(event.offsetX, "x"));
-  });
+  plot.over.addEventListener("click", (event) => click(plot.posToVal(event.offsetX, "x")));
 }
 
 /** A vertical line at x. */
@@ -104,6 +122,7 @@ function drawVertical(plot, x) {
   const { ctx, bbox } = plot;
   const left = plot.valToPos(x, "x", true);
   ctx.save();
+  ctx.setLineDash([]);
   ctx.strokeStyle = cssColour("ink");
   ctx.lineWidth = window.devicePixelRatio || 1;
   ctx.beginPath();
@@ -118,6 +137,7 @@ function drawRing(plot, x, y) {
   const { ctx } = plot;
   const ratio = window.devicePixelRatio || 1;
   ctx.save();
+  ctx.setLineDash([]);
   ctx.beginPath();
   ctx.arc(plot.valToPos(x, "x", true), plot.valToPos(y, "y", true), 5 * ratio, 0, 2 * Math.PI);
   ctx.fillStyle = cssColour("paper");

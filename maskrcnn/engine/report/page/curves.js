@@ -6,7 +6,11 @@ const RECALLS = Array.from({ length: 101 }, (_, i) => i / 100);
 function makeCurves(state) {
   const now = () => ratesByScore(state.values.set, state.figures, state.values.category)[state.values.bin];
   const precision = new Chart({
-    title: "Precision over recall", x: "recall", y: "precision", xRange: [0, 1], yRange: [0, 1.02],
+    title: "Precision over recall",
+    x: "recall",
+    y: "precision",
+    xRange: [0, 1],
+    yRange: [0, 1.02],
     note: "The ring is the chosen score. It lies on the dashed line, which is counted over all detections.",
     mark: (plot) => {
       const { precision: p, recall: r } = now();
@@ -14,27 +18,43 @@ function makeCurves(state) {
     },
   });
   const confidence = new Chart({
-    title: "Over the score", x: "score", y: "at or above the score", xRange: [0, 1], yRange: [0, 1.02],
+    title: "Over the score",
+    x: "score",
+    y: "at or above the score",
+    xRange: [0, 1],
+    yRange: [0, 1.02],
     note: "At IoU 0.5. A click sets the score.",
     mark: (plot) => drawVertical(plot, state.values.bin / 100),
     click: (x) => state.set({ bin: Math.round(100 * Math.min(1, Math.max(0, x))) }),
   });
-  const calibration = new Chart({ title: "Calibration", x: "score", y: "share that is right", xRange: [0, 1], yRange: [0, 1.02] });
+  const calibration = new Chart({
+    title: "Calibration",
+    x: "score",
+    y: "share that is right",
+    xRange: [0, 1],
+    yRange: [0, 1.02],
+  });
 
   function draw() {
     const { set, category } = state.values;
-    const which = category < 0 ? (set.classes.length > 1 ? "all categories" : set.classes[0] ?? "") : set.classes[category];
+    const which = category < 0
+      ? (set.classes.length > 1 ? "all categories" : set.classes[0] ?? "")
+      : set.classes[category];
     title.textContent = `Curves: ${which}`;
     precision.show(precisionContent(state));
     confidence.show(confidenceContent(state));
     calibration.show(calibrationContent(state));
     const { error } = state.figures.calibration;
     const value = category < 0 ? error.all : error.by_class[category];
-    calibration.note.textContent = `Bars as high as the dots: a score is the chance to be right. Expected calibration error ${fixed(value, 3)}.`;
+    calibration.note.textContent =
+      `Bars as high as the dots: a score is the chance to be right. Expected calibration error ${fixed(value, 3)}.`;
   }
 
-  const section = makeSection("curves", "Curves",
-    make("div", { class: "charts" }, precision.element, confidence.element, calibration.element, makeConfusion(state)));
+  const section = makeSection(
+    "curves",
+    "Curves",
+    make("div", { class: "charts" }, precision.element, confidence.element, calibration.element, makeConfusion(state)),
+  );
   const title = section.querySelector("h2");
   state.on(["set", "kind", "category"], draw);
   state.on(["bin"], () => (precision.redraw(), confidence.redraw()));
@@ -52,7 +72,8 @@ function precisionContent(state) {
   const { category, set } = state.values;
   const { precision } = state.figures;
   const names = [["IoU 0.50", "0.50"], ["IoU 0.75", "0.75"], ["mean of 0.50 to 0.95", "mean"]];
-  const curves = names.map(([label, key]) => ({ label, values: curveOf(precision[key] ?? [], category), plain: true })).filter((one) => one.values);
+  const curves = names.map(([label, key]) => ({ label, values: curveOf(precision[key] ?? [], category), plain: true }))
+    .filter((one) => one.values);
   if (curves.length === 0) return { xs: [], series: [] };
   const counted = new Map(); // of one recall, the highest precision
   for (const { precision: p, recall: r } of ratesByScore(set, state.figures, category)) {
@@ -69,7 +90,11 @@ function precisionContent(state) {
 
 function confidenceContent(state) {
   const rows = ratesByScore(state.values.set, state.figures, state.values.category);
-  const series = ["precision", "recall", "f1"].map((name) => ({ label: name === "f1" ? "F1" : name, values: rows.map((row) => row[name]), plain: true }));
+  const series = ["precision", "recall", "f1"].map((name) => ({
+    label: name === "f1" ? "F1" : name,
+    values: rows.map((row) => row[name]),
+    plain: true,
+  }));
   return { xs: RECALLS, series };
 }
 

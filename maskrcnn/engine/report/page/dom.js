@@ -17,12 +17,19 @@ function make(tag, attributes = {}, ...children) {
 
 /** A section of the page with its heading; `id` is where the navigation leads. */
 function makeSection(id, title, ...children) {
-  return make("section", { id, "aria-labelledby": `${id}-title` }, make("h2", { id: `${id}-title` }, title), ...children);
+  return make(
+    "section",
+    { id, "aria-labelledby": `${id}-title` },
+    make("h2", { id: `${id}-title` }, title),
+    ...children,
+  );
 }
 
 /** A select of [value, text] pairs with its label. `change` gets the value as text. */
 function makeSelect(label, id, pairs, value, change) {
-  const options = pairs.map(([key, text]) => make("option", { value: key, selected: String(key) === String(value) }, text));
+  const options = pairs.map(([key, text]) =>
+    make("option", { value: key, selected: String(key) === String(value) }, text)
+  );
   const select = make("select", { id, onchange: () => change(select.value) }, ...options);
   return make("label", { class: "field" }, make("span", {}, label), select);
 }

@@ -23,15 +23,26 @@ function makeErrors(state, viewer) {
       bar.firstChild.style.width = `${(100 * Math.max(0, gainOf(type))) / longest}%`;
       return make(
         "button",
-        { type: "button", class: "error-type", "data-error": type.name, "aria-pressed": String(type.name === chosen), onclick: () => choose(type.name) },
-        make("span", { class: "name" }, type.name), bar,
+        {
+          type: "button",
+          class: "error-type",
+          "data-error": type.name,
+          "aria-pressed": String(type.name === chosen),
+          onclick: () => choose(type.name),
+        },
+        make("span", { class: "name" }, type.name),
+        bar,
         make("span", { class: "gain" }, exists(type.gain) ? `+${fixed(type.gain, 1)}` : NONE),
-        make("span", { class: "count" }, `${whole(number)} ×`), make("span", { class: "meaning" }, ERRORS[type.name] ?? ""),
+        make("span", { class: "count" }, `${whole(number)} ×`),
+        make("span", { class: "meaning" }, ERRORS[type.name] ?? ""),
       );
     }));
     const where = category < 0 ? "" : ` Counts are of ${set.classes[category]} alone; points are of all categories.`;
+    ifs.hidden = !exists(errors.ap50);
     ifs.textContent =
-      `Counted here, AP50 is ${figure(errors.ap50)}. It would gain ${fixed(errors.gain_false, 1)} points without any false detection, ` +
+      `Counted here, AP50 is ${figure(errors.ap50)}. It would gain ${
+        fixed(errors.gain_false, 1)
+      } points without any false detection, ` +
       `${fixed(errors.gain_missed, 1)} if nothing were missed.${where}`;
   }
 
@@ -45,7 +56,15 @@ function makeErrors(state, viewer) {
     const pairs = type.examples.filter(([p, row]) => category < 0 || set.pictures[p][side].label[row] === category);
     const items = pairs.map(([p, row]) => exampleItem(state, set.pictures[p], type.name, row, kind));
     examples.replaceChildren(...items.map((item, i) => exampleCard(state, item, lazy, () => viewer.open(items, i))));
-    if (items.length === 0) examples.append(make("p", { class: "note" }, type.count ? "No example of this is among the pictures of this page." : "There is none."));
+    if (items.length === 0) {
+      examples.append(
+        make(
+          "p",
+          { class: "note" },
+          type.count ? "No example of this is among the pictures of this page." : "There is none.",
+        ),
+      );
+    }
     return null;
   }
 
@@ -55,19 +74,25 @@ function makeErrors(state, viewer) {
     if (set.classes.length < 2) return table.replaceChildren();
     const columns = [
       { name: "category", text: true, pick: (row) => state.set({ category: row.label }) },
-      { name: "objects" }, ...types.map((type) => ({ name: type.name, title: ERRORS[type.name] })),
+      { name: "objects" },
+      ...types.map((type) => ({ name: type.name, title: ERRORS[type.name] })),
       { name: "errors", title: "All types together" },
     ];
     const rows = set.classes.map((name, label) => {
       const counts = types.map((type) => type.by_class[label]);
       return { label, cells: [name, set.objects[label], ...counts, sum(counts)] };
     });
-    return table.replaceChildren(make("h3", {}, "By category"), makeTable({ file: "errors", columns, rows, sort: [columns.length - 1, -1] }));
+    return table.replaceChildren(
+      make("h3", {}, "By category"),
+      makeTable({ file: "errors", columns, rows, sort: [columns.length - 1, -1] }),
+    );
   }
 
   function choose(name) {
     chosen = name;
-    bars.querySelectorAll("button").forEach((button) => button.setAttribute("aria-pressed", String(button.dataset.error === name)));
+    bars.querySelectorAll("button").forEach((button) =>
+      button.setAttribute("aria-pressed", String(button.dataset.error === name))
+    );
     drawExamples();
   }
 
@@ -85,9 +110,19 @@ function makeErrors(state, viewer) {
   addEventListener("beforeprint", () => lazy.drawAll());
   drawAll();
   return makeSection(
-    "errors", "Errors",
-    make("p", { class: "note" }, "What keeps AP50 down, after TIDE (Bolya et al. 2020): points of AP50 that fixing all errors of one type would give, and how many there are, over all scores."),
-    bars, ifs, title, examples, table,
+    "errors",
+    "Errors",
+    make(
+      "p",
+      { class: "note" },
+      "What keeps AP50 down, after TIDE (Bolya et al. 2020): points of AP50 that fixing all errors of one type would " +
+        "give, and how many there are, over all scores.",
+    ),
+    bars,
+    ifs,
+    title,
+    examples,
+    table,
   );
 }
 
@@ -109,8 +144,12 @@ function exampleCard(state, item, lazy, open) {
   const { picture, focus } = item;
   const pair = ["objects", "detections"].map((side) => [side, make("canvas", { "aria-hidden": "true" })]);
   const line = make("span", { class: "line" });
-  const card = make("button", { type: "button", class: "example", onclick: open },
-    make("span", { class: "pair" }, ...pair.map(([, canvas]) => canvas)), line);
+  const card = make(
+    "button",
+    { type: "button", class: "example", onclick: open },
+    make("span", { class: "pair" }, ...pair.map(([, canvas]) => canvas)),
+    line,
+  );
   lazy.add(card, () => {
     line.textContent = item.text();
     const look = lookOf(state, picture, { focus, window: windowAround(picture, boxesInFocus(picture, focus), 2.2) });

@@ -19,24 +19,35 @@ function makeGallery(state, viewer) {
       drawCards(MANY);
       [...tabs.children].find((tab) => tab.dataset.group === name).focus();
     };
-    tabs.replaceChildren(...names.map((name, i) => make("button", {
-      type: "button", role: "tab", "data-group": name, "aria-selected": String(name === chosen), "aria-controls": "cards",
-      tabindex: name === chosen ? 0 : -1, title: ERRORS[name], onclick: () => choose(name),
-      onkeydown: (event) => {
-        const by = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
-        if (by) choose(names[(i + by + names.length) % names.length]);
-      },
-    }, name)));
+    tabs.replaceChildren(...names.map((name, i) =>
+      make("button", {
+        type: "button",
+        role: "tab",
+        "data-group": name,
+        "aria-selected": String(name === chosen),
+        "aria-controls": "cards",
+        tabindex: name === chosen ? 0 : -1,
+        title: ERRORS[name],
+        onclick: () => choose(name),
+        onkeydown: (event) => {
+          const by = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+          if (by) choose(names[(i + by + names.length) % names.length]);
+        },
+      }, name)
+    ));
   }
 
   function drawCards(limit) {
     const { set, category } = state.values;
     const group = groupsOf(state).find((one) => one.name === chosen);
-    const has = (picture) => category < 0 || [picture.objects, picture.detections].some((side) => side.label.includes(category));
+    const has = (picture) =>
+      category < 0 || [picture.objects, picture.detections].some((side) => side.label.includes(category));
     const pictures = (group?.pictures ?? []).map((index) => set.pictures[index]).filter(has);
     const items = pictures.map((picture) => ({ picture, focus: null, text: () => countsLine(state, picture) }));
     lazy.clear();
-    cards.replaceChildren(...items.slice(0, limit).map((item, i) => pictureCard(state, item, lazy, () => viewer.open(items, i))));
+    cards.replaceChildren(
+      ...items.slice(0, limit).map((item, i) => pictureCard(state, item, lazy, () => viewer.open(items, i))),
+    );
     if (items.length === 0) cards.append(make("p", { class: "note" }, "There is no picture here."));
     more.hidden = items.length <= limit;
     more.textContent = `show all ${items.length}`;
@@ -48,30 +59,48 @@ function makeGallery(state, viewer) {
   addEventListener("beforeprint", () => lazy.drawAll());
   drawAll();
   return makeSection(
-    "pictures", "Pictures",
-    make("p", { class: "note" }, "Ground truth on the left, predictions at the chosen score on the right. A solid line has a match at IoU 0.5, a dashed one has none (a missed object, a wrong detection), a dotted one is a crowd region."),
-    make("div", { class: "controls" }, tabs, makeLayers(state)), cards, more,
+    "pictures",
+    "Pictures",
+    make(
+      "p",
+      { class: "note" },
+      "Ground truth on the left, predictions at the chosen score on the right. A solid line has a match at IoU 0.5, " +
+        "a dashed one has none (a missed object, a wrong detection), a dotted one is a crowd region.",
+    ),
+    make("div", { class: "controls" }, tabs, makeLayers(state)),
+    cards,
+    more,
   );
 }
 
 /** The set's own groups, then one for each error type: pictures with examples of it. */
 function groupsOf(state) {
   const types = state.figures.errors.types.filter((type) => type.examples.length > 0);
-  const byError = types.map((type) => ({ name: type.name, pictures: [...new Set(type.examples.map(([picture]) => picture))] }));
+  const byError = types.map((type) => ({
+    name: type.name,
+    pictures: [...new Set(type.examples.map(([picture]) => picture))],
+  }));
   return [...state.values.set.groups, ...byError];
 }
 
 function pictureCard(state, item, lazy, open) {
   const { picture } = item;
   const pair = ["objects", "detections"].map((side) => [side, make("canvas", { "aria-hidden": "true" })]);
-  for (const [, canvas] of pair) canvas.style.aspectRatio = `${Math.min(Math.max(picture.width / picture.height, 1), 2)}`;
+  for (const [, canvas] of pair) {
+    canvas.style.aspectRatio = `${Math.min(Math.max(picture.width / picture.height, 1), 2)}`;
+  }
   const line = make("span", { class: "line" });
   const quality = exists(picture.quality) ? `quality ${fixed(picture.quality)}` : "";
   const card = make(
-    "button", { type: "button", class: "card", onclick: open },
+    "button",
+    { type: "button", class: "card", onclick: open },
     make("span", { class: "pair" }, ...pair.map(([, canvas]) => canvas)),
-    make("span", { class: "caption" }, make("span", { class: "file" }, picture.file),
-      make("span", { class: "quality", title: "Panoptic quality of this picture, 0 to 1" }, quality)),
+    make(
+      "span",
+      { class: "caption" },
+      make("span", { class: "file" }, picture.file),
+      make("span", { class: "quality", title: "Panoptic quality of this picture, 0 to 1" }, quality),
+    ),
     line,
   );
   lazy.add(card, () => {
@@ -85,5 +114,7 @@ function pictureCard(state, item, lazy, open) {
 function countsLine(state, picture) {
   const { kind, bin, category } = state.values;
   const { objects, found, detections, wrong } = countOutcomes(picture, kind, bin, category);
-  return `${plural(objects, "object")}, ${whole(found)} found; ${plural(detections, "detection")}, ${whole(wrong)} wrong`;
+  return `${plural(objects, "object")}, ${whole(found)} found; ${plural(detections, "detection")}, ${
+    whole(wrong)
+  } wrong`;
 }

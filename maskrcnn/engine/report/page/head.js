@@ -13,7 +13,14 @@ function makeHead(state, data) {
     const { set } = state.values;
     const objects = plural(sum(set.objects), "object");
     const categories = set.classes.length === 1 ? "1 category" : `${set.classes.length} categories`;
-    facts.textContent = [set.name, plural(set.images, "image"), objects, categories, set.evaluated, `made ${moment(data.made)}`].filter(Boolean).join(" · ");
+    facts.textContent = [
+      set.name,
+      plural(set.images, "image"),
+      objects,
+      categories,
+      set.evaluated,
+      `made ${moment(data.made)}`,
+    ].filter(Boolean).join(" · ");
     box.replaceChildren(headlineTable(set));
     verdict.textContent = verdictOf(state.figures);
   }
@@ -23,17 +30,27 @@ function makeHead(state, data) {
     draw();
   } else {
     facts.textContent = `made ${moment(data.made)}`;
-    verdict.textContent = "Nothing has been evaluated yet. This page shows figures, errors and pictures after the first evaluation.";
+    verdict.textContent =
+      "Nothing has been evaluated yet. This page shows figures, errors and pictures after the first evaluation.";
   }
   return make("header", { class: "head", id: "top" }, make("h1", {}, data.title), facts, box, verdict);
 }
 
 function headlineTable(set) {
-  const rows = Object.entries(set.kinds).map(([kind, { figures }]) => make(
-    "tr", {}, make("th", { scope: "row" }, KIND_NAMES[kind] ?? kind), ...HEADLINE.map((name) => make("td", {}, figure(figures[name]))),
-  ));
+  const rows = Object.entries(set.kinds).map(([kind, { figures }]) =>
+    make(
+      "tr",
+      {},
+      make("th", { scope: "row" }, KIND_NAMES[kind] ?? kind),
+      ...HEADLINE.map((name) => make("td", {}, figure(figures[name]))),
+    )
+  );
   const head = make("tr", {}, make("td"), ...HEADLINE.map((name) => make("th", { scope: "col" }, name)));
-  return make("div", { class: "scroll" }, make("table", { class: "headline" }, make("thead", {}, head), make("tbody", {}, ...rows)));
+  return make(
+    "div",
+    { class: "scroll" },
+    make("table", { class: "headline" }, make("thead", {}, head), make("tbody", {}, ...rows)),
+  );
 }
 
 /** What would help most, in a sentence. */
@@ -48,6 +65,13 @@ function verdictOf({ errors }) {
 function moment(text) {
   const time = new Date(text);
   if (!text || Number.isNaN(time.getTime())) return text || NONE;
-  const options = { day: "numeric", month: "short", year: "numeric", hour: "2-digit", minute: "2-digit", timeZone: "UTC" };
+  const options = {
+    day: "numeric",
+    month: "short",
+    year: "numeric",
+    hour: "2-digit",
+    minute: "2-digit",
+    timeZone: "UTC",
+  };
   return `${time.toLocaleString("en-GB", options)} UTC`;
 }

@@ -1,5 +1,5 @@
 "use strict";
-// Drawing what is in sight: a canvas is drawn when it comes near the window, and again after a change if it is still there.
+// Drawing what is in sight: when it comes near the window, and again after a change if it is still there.
 
 class Lazy {
   constructor(root = null) {

@@ -4,7 +4,7 @@
 const ERRORS = {
   cls: "wrong category: overlap of 0.5 or more with an object of another category",
   loc: "right category, poorly placed: overlap between 0.1 and 0.5",
-  both: "wrong category and poorly placed: overlap between 0.1 and 0.5 with an object of another category",
+  both: "wrong category, poorly placed: overlap of 0.1 to 0.5 with an object of another category",
   dup: "a second detection of an object that a better one has found",
   bkg: "nothing there: overlap below 0.1 with every object",
   missed: "an object without a detection, not even a poorly placed one or one of another category",
@@ -44,11 +44,12 @@ function countOutcomes(picture, kind, bin, category) {
 }
 
 function boxIou([ax1, ay1, ax2, ay2], [bx1, by1, bx2, by2]) {
-  const both = Math.max(0, Math.min(ax2, bx2) - Math.max(ax1, bx1)) * Math.max(0, Math.min(ay2, by2) - Math.max(ay1, by1));
+  const both = Math.max(0, Math.min(ax2, bx2) - Math.max(ax1, bx1)) *
+    Math.max(0, Math.min(ay2, by2) - Math.max(ay1, by1));
   return both ? both / ((ax2 - ax1) * (ay2 - ay1) + (bx2 - bx1) * (by2 - by1) - both) : 0;
 }
 
-/** The object that a detection was compared to: the one it found, else the nearest by overlap that its error allows; or -1. */
+/** The object that a detection was compared to: the one it found, else the nearest that its error allows; or -1. */
 function partnerOf(picture, row, kind) {
   const { objects, detections } = picture;
   const found = objects.found_by[kind].indexOf(row);
@@ -72,7 +73,9 @@ function partnerOf(picture, row, kind) {
 function describeDetection(picture, row, kind, classes) {
   const { objects, detections } = picture;
   const name = `predicted ${classes[detections.label[row]]} ${fixed(detections.score[row])}`;
-  if (detections.error[kind][row] === "crowd") return `${name}, in a crowd region, which counts as neither right nor wrong`;
+  if (detections.error[kind][row] === "crowd") {
+    return `${name}, in a crowd region, which counts as neither right nor wrong`;
+  }
   const partner = partnerOf(picture, row, kind);
   const iou = fixed(detections.iou[kind][row]);
   if (partner < 0) return `${name}, IoU ${iou} with any object`;

@@ -4,8 +4,8 @@
 const STEPS = [[1, 0], [0, 1], [-1, 0], [0, -1]]; // right, down, left, up
 
 /**
- * Closed polygons [[x, y], ...] in pixels of the picture, the inside on their right hand: outer borders clockwise on the
- * screen, holes the other way round. Pixels that touch at a corner alone are apart.
+ * Closed polygons [[x, y], ...] in pixels of the picture, the inside on their right hand: outer borders clockwise on
+ * the screen, holes the other way round. Pixels that touch at a corner alone are apart.
  */
 function traceOutline({ x, y, w, h, pixels }) {
   const inside = (i, j) => i >= 0 && j >= 0 && i < w && j < h && pixels[i * h + j] === 1;

@@ -6,8 +6,25 @@
 
 // COCO's skeleton, by index of the 17 keypoints: head, shoulders, arms, trunk, legs.
 const SKELETON = [
-  [0, 1], [0, 2], [1, 3], [2, 4], [3, 5], [4, 6], [1, 2], [5, 6], [5, 7], [7, 9],
-  [6, 8], [8, 10], [5, 11], [6, 12], [11, 12], [11, 13], [13, 15], [12, 14], [14, 16],
+  [0, 1],
+  [0, 2],
+  [1, 3],
+  [2, 4],
+  [3, 5],
+  [4, 6],
+  [1, 2],
+  [5, 6],
+  [5, 7],
+  [7, 9],
+  [6, 8],
+  [8, 10],
+  [5, 11],
+  [6, 12],
+  [11, 12],
+  [11, 13],
+  [13, 15],
+  [12, 14],
+  [14, 16],
 ];
 const DASHES = { right: [], wrong: [5, 3], crowd: [1.5, 3] }; // in pixels of the screen
 
@@ -67,8 +84,9 @@ function rowsShown(picture, side, look) {
     const strong = row === focus;
     if (!strong && look.category >= 0 && label[row] !== look.category) continue;
     if (!strong && side === "detections" && !isShown(picture, row, look.bin)) continue;
-    const outcome =
-      side === "objects" ? objectOutcome(picture, row, look.kind, look.bin) : detectionOutcome(picture, row, look.kind);
+    const outcome = side === "objects"
+      ? objectOutcome(picture, row, look.kind, look.bin)
+      : detectionOutcome(picture, row, look.kind);
     const [x1, y1, x2, y2] = box[row];
     items.push({ row, outcome, strong, faint: look.focus !== null && !strong, area: (x2 - x1) * (y2 - y1) });
   }
@@ -172,5 +190,15 @@ function nameOf(instances, item, look) {
 /** The look that the reader has chosen, of a whole picture. */
 function lookOf(state, picture, changes = {}) {
   const { kind, bin, category, layers, colours, set } = state.values;
-  return { window: wholeWindow(picture), kind, bin, category, layers, colours, classes: set.classes, focus: null, ...changes };
+  return {
+    window: wholeWindow(picture),
+    kind,
+    bin,
+    category,
+    layers,
+    colours,
+    classes: set.classes,
+    focus: null,
+    ...changes,
+  };
 }

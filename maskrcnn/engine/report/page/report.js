@@ -2,7 +2,9 @@
 // The report of one run: reads the data and makes the sections in their order.
 
 function openReport(data) {
-  const state = data.sets.length > 0 ? new State({ ...valuesFor(data.sets[0]), colours: coloursFor(data.sets[0]) }) : null;
+  const state = data.sets.length > 0
+    ? new State({ ...valuesFor(data.sets[0]), colours: coloursFor(data.sets[0]) })
+    : null;
   const sections = [];
   if (state) {
     const viewer = new Viewer(state);
@@ -14,7 +16,9 @@ function openReport(data) {
 }
 
 function makeNavigation(sections) {
-  const links = sections.map((section) => make("a", { href: `#${section.id}` }, section.querySelector("h2").textContent.split(":")[0]));
+  const links = sections.map((section) =>
+    make("a", { href: `#${section.id}` }, section.querySelector("h2").textContent.split(":")[0])
+  );
   return make("nav", { "aria-label": "Sections" }, make("a", { href: "#top" }, "Top"), ...links);
 }
 

@@ -1,10 +1,10 @@
 "use strict";
 // COCO's compressed run lengths. Runs go down the columns and alternate between outside and inside, outside first.
 
-/** The runs of a `counts` text: five bits a character, low bits first; from the fourth, differences to two runs before. */
+/** The runs of a `counts` text: five bits a character, low ones first; from the fourth on, less the run two before. */
 function decodeRuns(text) {
   const runs = [];
-  for (let i = 0; i < text.length; ) {
+  for (let i = 0; i < text.length;) {
     let value = 0;
     let shift = 0;
     let bits;
@@ -19,9 +19,6 @@ function decodeRuns(text) {
   }
   return runs;
 }
-
-/** Pixels inside. */
-const areaOf = (runs) => runs.reduce((area, run, i) => area + (i % 2 ? run : 0), 0);
 
 /** A mask [x, y, w, h, counts] as {x, y, w, h, pixels}: `pixels` is 0 or 1, w * h of them, column by column. */
 function decodeMask([x, y, w, h, counts]) {

@@ -43,7 +43,8 @@ function valuesFor(set, kind = Object.keys(set.kinds)[0]) {
 
 /** The layers that the set has, and whether they show at first: masks or else boxes, names if there are several. */
 function layersFor(set, kind) {
-  const has = (field) => set.pictures.some((p) => [p.objects, p.detections].some((side) => side[field]?.some((v) => v)));
+  const has = (field) =>
+    set.pictures.some((p) => [p.objects, p.detections].some((side) => side[field]?.some((v) => v)));
   const masks = kind === "segm" && has("mask");
   return {
     ...(has("mask") && { masks }),

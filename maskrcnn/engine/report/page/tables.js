@@ -2,8 +2,8 @@
 // Tables that sort by a click on a column's head and can be saved as CSV.
 
 /**
- * columns: [{name, title, text, digits, show, bar, pick}]: `text` for words, `digits` for numbers (0), `show` to write a
- * value otherwise, `bar` for the value that fills the cell, `pick` for what a click on the cell does with its row.
+ * columns: [{name, title, text, digits, show, bar, pick}]: `text` for words, `digits` for numbers (0), `show` to
+ * write a value otherwise, `bar` for the value that fills the cell, `pick` for what a click does with the row.
  * rows: [{cells: [...]}]. sort: [column, 1 or -1], at first.
  */
 function makeTable({ columns, rows, sort = null, file }) {
@@ -22,14 +22,27 @@ function makeTable({ columns, rows, sort = null, file }) {
 
   function draw() {
     const order = by < 0 ? rows : [...rows].sort((a, b) => compareCells(a.cells[by], b.cells[by], direction));
-    heads.forEach((head, i) => head.setAttribute("aria-sort", i !== by ? "none" : direction > 0 ? "ascending" : "descending"));
-    body.replaceChildren(...order.map((row) => make("tr", {}, ...row.cells.map((cell, i) => tableCell(columns[i], cell, row)))));
+    heads.forEach((head, i) =>
+      head.setAttribute("aria-sort", i !== by ? "none" : direction > 0 ? "ascending" : "descending")
+    );
+    body.replaceChildren(
+      ...order.map((row) => make("tr", {}, ...row.cells.map((cell, i) => tableCell(columns[i], cell, row)))),
+    );
   }
 
   draw();
-  const save = make("button", { type: "button", class: "small", onclick: () => saveText(`${file}.csv`, asCSV(columns, rows)) }, "CSV");
+  const save = make("button", {
+    type: "button",
+    class: "small",
+    onclick: () => saveText(`${file}.csv`, asCSV(columns, rows)),
+  }, "CSV");
   const table = make("table", { class: "data" }, make("thead", {}, make("tr", {}, ...heads)), body);
-  return make("div", { class: "table" }, make("div", { class: "scroll tall", tabindex: 0, role: "region", "aria-label": file }, table), save);
+  return make(
+    "div",
+    { class: "table" },
+    make("div", { class: "scroll tall", tabindex: 0, role: "region", "aria-label": file }, table),
+    save,
+  );
 }
 
 /** What does not exist comes last, whatever the direction. */
@@ -41,8 +54,10 @@ function compareCells(a, b, direction) {
 
 function tableCell(column, value, row) {
   if (column.text) {
-    const content = column.pick ? make("button", { type: "button", class: "link", onclick: () => column.pick(row) }, value) : value;
-    return make("th", { scope: "row", class: "text" }, content);
+    const content = column.pick
+      ? make("button", { type: "button", class: "link", onclick: () => column.pick(row) }, value)
+      : value;
+    return make("th", { scope: "row", class: "text", title: value }, content);
   }
   const text = column.show ? column.show(value) : column.digits ? fixed(value, column.digits) : whole(value);
   const cell = make("td", {}, text);

@@ -3,8 +3,15 @@
 
 function makeToolbar(state, sets) {
   const numbers = {};
-  for (const name of ["detections", "precision", "recall", "f1"]) numbers[name] = make("output", { id: name, for: "score" });
-  const best = make("button", { type: "button", id: "best", title: "Go to the score where F1 is highest", onclick: () => state.set({ bin: bestBin(state.figures, state.values.category) }) });
+  for (const name of ["detections", "precision", "recall", "f1"]) {
+    numbers[name] = make("output", { id: name, for: "score" });
+  }
+  const best = make("button", {
+    type: "button",
+    id: "best",
+    title: "Go to the score where F1 is highest",
+    onclick: () => state.set({ bin: bestBin(state.figures, state.values.category) }),
+  });
   const selectors = make("div", { class: "selectors" });
   const term = (text, output) => make("span", { class: "number" }, text, output);
   const element = make(
@@ -12,8 +19,14 @@ function makeToolbar(state, sets) {
     { class: "toolbar", role: "region", "aria-label": "What is shown" },
     selectors,
     makeScoreField(state, "score"),
-    make("div", { class: "numbers" }, term("detections", numbers.detections), term("precision", numbers.precision),
-      term("recall", numbers.recall), term("F1", numbers.f1)),
+    make(
+      "div",
+      { class: "numbers" },
+      term("detections", numbers.detections),
+      term("precision", numbers.precision),
+      term("recall", numbers.recall),
+      term("F1", numbers.f1),
+    ),
   );
 
   function drawSelectors() {
@@ -22,9 +35,18 @@ function makeToolbar(state, sets) {
     const kinds = Object.keys(set.kinds).map((name) => [name, KIND_NAMES[name] ?? name]);
     const categories = [[-1, "all categories"], ...sortedNames(set.classes)];
     selectors.replaceChildren(...[
-      sets.length > 1 && makeSelect("data set", "set", sets.map((s, i) => [i, s.name]), sets.indexOf(set), (i) => state.set(valuesFor(sets[i], keepKind(sets[i])))),
-      kinds.length > 1 && makeSelect("evaluated", "kind", kinds, kind, (name) => state.set({ kind: name, layers: layersFor(set, name) })),
-      set.classes.length > 1 && makeSelect("category", "category", categories, category, (i) => state.set({ category: Number(i) })),
+      sets.length > 1 &&
+      makeSelect(
+        "data set",
+        "set",
+        sets.map((s, i) => [i, s.name]),
+        sets.indexOf(set),
+        (i) => state.set(valuesFor(sets[i], keepKind(sets[i]))),
+      ),
+      kinds.length > 1 &&
+      makeSelect("evaluated", "kind", kinds, kind, (name) => state.set({ kind: name, layers: layersFor(set, name) })),
+      set.classes.length > 1 &&
+      makeSelect("category", "category", categories, category, (i) => state.set({ category: Number(i) })),
       best,
     ].filter(Boolean));
   }
@@ -55,7 +77,12 @@ const sortedNames = (classes) => classes.map((name, i) => [i, name]).sort((a, b)
 function makeScoreField(state, id) {
   const value = make("output", { id: `${id}-value`, for: id });
   const input = make("input", {
-    id, type: "range", min: 0, max: 1, step: 0.01, title: "Detections with a lower score are left out",
+    id,
+    type: "range",
+    min: 0,
+    max: 1,
+    step: 0.01,
+    title: "Detections with a lower score are left out",
     oninput: () => state.set({ bin: Math.round(100 * input.value) }),
   });
   const draw = () => {
@@ -73,12 +100,17 @@ function makeLayers(state) {
   const draw = () => {
     const { layers, colours } = state.values;
     const boxes = Object.keys(layers).map((name) => {
-      const box = makeCheckbox(name, layers[name], (on) => state.set({ layers: { ...state.values.layers, [name]: on } }));
+      const box = makeCheckbox(
+        name,
+        layers[name],
+        (on) => state.set({ layers: { ...state.values.layers, [name]: on } }),
+      );
       box.dataset.layer = name;
       return box;
     });
     const several = state.values.set.classes.length > 1;
-    const colour = several && makeCheckbox("colour by category", colours === "class", (on) => state.set({ colours: on ? "class" : "outcome" }));
+    const colour = several &&
+      makeCheckbox("colour by category", colours === "class", (on) => state.set({ colours: on ? "class" : "outcome" }));
     const focused = [...element.children].findIndex((child) => child.contains(document.activeElement));
     element.replaceChildren(...boxes, ...(colour ? [colour] : []));
     if (focused >= 0) element.children[focused].querySelector("input").focus();

@@ -3,14 +3,18 @@
 
 function makeTraining(state, data) {
   const { training, evaluations } = data;
-  const named = (source, test) => Object.keys(source.series).filter(test).map((name) => ({ label: name, values: source.series[name] }));
+  const named = (source, test) =>
+    Object.keys(source.series).filter(test).map((name) => ({ label: name, values: source.series[name] }));
   const isLoss = (name) => /loss/.test(name);
   const common = { x: "iteration", xDigits: 0 };
   const trained = [
     [{ title: "Losses", y: "loss", digits: 3 }, named(training, isLoss)],
     [{ title: "Learning rate", y: "learning rate", digits: 6 }, named(training, (name) => name === "lr")],
     [{ title: "Throughput", y: "images per second", digits: 2 }, named(training, (name) => name === "imgs_per_s")],
-    [{ title: "Time of a step", y: "seconds", digits: 3, note: "data_time is the wait for the batch." }, named(training, (name) => ["time", "data_time"].includes(name))],
+    [
+      { title: "Time of a step", y: "seconds", digits: 3, note: "data_time is the wait for the batch." },
+      named(training, (name) => ["time", "data_time"].includes(name)),
+    ],
     [{ title: "Memory", y: "MiB", digits: 0, note: "The peak so far." }, named(training, (name) => name === "max_mem")],
   ].filter(([, series]) => series.length > 0);
 
@@ -34,7 +38,9 @@ function evaluationCharts(state, evaluations, common, named) {
     const category = state && state.values.category >= 0 ? state.values.set.classes[state.values.category] : null;
     const chosen = category === null ? [] : named(evaluations, (name) => name === `${kind}/AP-${category}`);
     const seen = (values) => values.map((value) => (exists(value) && value >= 0 ? value : null)); // -1: no such object
-    const series = [...own, ...chosen].map((one) => ({ ...one, values: seen(one.values) })).filter((one) => one.values.some(exists));
+    const series = [...own, ...chosen].map((one) => ({ ...one, values: seen(one.values) })).filter((one) =>
+      one.values.some(exists)
+    );
     figures.show({ xs: evaluations.iterations, series });
   };
   state?.on(["set", "kind", "category"], draw);

@@ -1,5 +1,5 @@
 "use strict";
-// One picture, large: ground truth beside predictions, moved and zoomed together by wheel, drag, pinch, buttons and keys.
+// One picture, large: ground truth beside predictions, moved and zoomed by wheel, drag, pinch, buttons and keys.
 
 class Viewer {
   constructor(state) {
@@ -35,7 +35,13 @@ class Viewer {
       make("header", {}, this.title, close),
       this.line,
       make("div", { class: "panes" }, pane("ground truth", "objects"), pane("predictions", "detections")),
-      make("footer", {}, make("div", { class: "buttons" }, ...buttons), makeScoreField(this.state, "viewer-score"), makeLayers(this.state)),
+      make(
+        "footer",
+        {},
+        make("div", { class: "buttons" }, ...buttons),
+        makeScoreField(this.state, "viewer-score"),
+        makeLayers(this.state),
+      ),
     );
     dialog.addEventListener("keydown", (event) => this.press(event));
     return dialog;
@@ -46,7 +52,11 @@ class Viewer {
   }
 
   makeCanvas(side) {
-    const canvas = make("canvas", { tabindex: 0, role: "img", "aria-label": side === "objects" ? "ground truth" : "predictions" });
+    const canvas = make("canvas", {
+      tabindex: 0,
+      role: "img",
+      "aria-label": side === "objects" ? "ground truth" : "predictions",
+    });
     canvas.addEventListener("pointerdown", (event) => {
       canvas.setPointerCapture(event.pointerId);
       this.pointers.set(event.pointerId, [event.offsetX, event.offsetY]);
@@ -199,7 +209,8 @@ function windowAround(picture, boxes, margin) {
   const y1 = Math.min(...boxes.map((box) => box[1]));
   const x2 = Math.max(...boxes.map((box) => box[2]));
   const y2 = Math.max(...boxes.map((box) => box[3]));
-  const side = Math.max(margin * Math.max(x2 - x1, y2 - y1), 56);
+  const wanted = Math.max(margin * Math.max(x2 - x1, y2 - y1), 56);
+  const side = Math.min(wanted, Math.max(picture.width, picture.height));
   const start = (middle, size) => {
     if (side >= size) return (size - side) / 2;
     return Math.min(Math.max(middle - side / 2, 0), size - side);
