@@ -14,7 +14,8 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from maskrcnn.evaluation.analysis import ERRORS, ap50, error_counts, gains
-from maskrcnn.evaluation.coco import mean_known, run_coco
+from maskrcnn.evaluation.coco import run_coco
+from maskrcnn.evaluation.coco_figures import mean_known
 
 KINDS = ["bbox", "segm"]
 HOTCOCO = dict(zip(("Cls", "Loc", "Both", "Dupe", "Bkg", "Miss"), ERRORS, strict=True))
