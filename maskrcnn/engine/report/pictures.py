@@ -15,7 +15,7 @@ from maskrcnn.data.mappers import read_recorded
 from maskrcnn.data.records import ImageRecord
 from maskrcnn.engine.report.results import Rows
 from maskrcnn.structures.masks import masks_of
-from maskrcnn.structures.rle import RLE, decode_cut
+from maskrcnn.structures.rle import decode_cut
 
 SIDES = (640, 512, 400, 320, 256)  # longest side of an image, in pixels: the first with which all of them fit
 QUALITY = 75  # of WebP, 0..100
@@ -170,8 +170,9 @@ def cut_mask(segmentation: Any, size: tuple[int, int], scale: tuple[float, float
     """
     if not segmentation:
         return None
-    rle: RLE = segmentation if isinstance(segmentation, dict) else masks_of([segmentation], size).to_rle(size)[0]
-    bitmap, (x, y) = decode_cut(rle)
+    if isinstance(segmentation, list):
+        (segmentation,) = masks_of([segmentation], size).to_rle(size)
+    bitmap, (x, y) = decode_cut(segmentation)
     if scale != (1.0, 1.0) and bitmap.size:
         rows, y = resampled(y, bitmap.shape[0], scale[0])
         columns, x = resampled(x, bitmap.shape[1], scale[1])

@@ -1,9 +1,12 @@
 """What each type of error costs: the AP50 that mending all of a type would add (Bolya et al. 2020, section 2.3).
 
-Where the paper and the authors' tool differ, or say nothing:
+Each type is mended alone, as the paper asks. Where it leaves a question open, or tools give other answers:
 
-- A cls or loc error about an object that is found already is removed, whichever detection has the higher score: so do
-  the authors' tool and hotcoco. The paper's words would keep the better of the two.
+- A cls or loc error about an object that is found already goes, whichever of the two has the higher score, as in the
+  authors' tool and hotcoco. Taken at its word, the paper would keep the better one.
+- Of several errors of the type about one object the best is mended and the others go. In both tools errors of the other
+  type count too: a cls error goes if a better loc error, which stays as it is, is about the same object. Their values
+  of cls and loc are never higher for it.
 - A class of which no object is left once missed ones do not count drops out of the mean, as in pycocotools. hotcoco
   keeps it with an AP of 0, so that missing it altogether would cost nothing; the authors' tool drops it only if it has
   no detections either.
@@ -81,8 +84,13 @@ class _Ranking:
     def of(cls, matches: Matches) -> Self:
         order = np.argsort(-matches.scores, kind="stable")
         order = order[~matches.ignored[order]]
-        columns = matches.labels, matches.found >= 0, matches.error, matches.objects_of(matches.target)
-        return cls(*(column[order] for column in columns), matches.num_objects)
+        return cls(
+            labels=matches.labels[order],
+            right=matches.found[order] >= 0,
+            error=matches.error[order],
+            target=matches.objects_of(matches.target)[order],
+            num_objects=matches.num_objects,
+        )
 
     def only(self, keep: np.ndarray) -> Self:
         columns = {name: getattr(self, name)[keep] for name in ("labels", "right", "error", "target")}
