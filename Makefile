@@ -1,4 +1,4 @@
-# make demo: train a small Mask R-CNN on the built-in data, evaluate it, draw what it finds
+# make demo: train a small Mask R-CNN on the built-in data, evaluate it, leave pictures and a report
 # make test: the test suite; make lint: ruff and mypy
 # Everything is installed into .venv, once; pick another Python with `make PYTHON=python3.12 ...`.
 
@@ -40,6 +40,7 @@ $(DEMO)/model_final.pth: | $(VENV)/built
 
 demo: $(DEMO)/model_final.pth
 	$(BIN)/maskrcnn show_predictions $(DEMO)
+	@echo "the report of the run: $(DEMO)/report.html"
 
 test: $(VENV)/installed-dev $(VENV)/built
 	$(PYTEST) -m "not slow"

@@ -14,6 +14,6 @@ setup(
     package_data={
         "": ["*.yaml", "py.typed"],
         "maskrcnn.csrc": ["*"],
-        "maskrcnn.engine.report": ["page/*", "page/vendor/*"],
+        "maskrcnn.engine.report": ["web/*", "web/vendor/*"],
     },
 )

@@ -11,6 +11,7 @@ from yacs.config import CfgNode
 from maskrcnn.config import ConfigError, load_config
 from maskrcnn.engine.inputs import read_test_sets
 from maskrcnn.engine.report.build import write_report
+from maskrcnn.engine.report.results import config_file
 
 
 def parser() -> argparse.ArgumentParser:
@@ -35,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def config_of(run: Path, overrides: Sequence[str]) -> CfgNode:
     """The config that a run has left in its folder."""
-    config = run / "config.yaml"
+    config = config_file(run)
     if not config.exists():
         raise ConfigError(f"{run} is no folder of a run: it has no config.yaml")
     return load_config(config, overrides)

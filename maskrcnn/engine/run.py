@@ -43,7 +43,7 @@ from maskrcnn.engine.parts import build_hooks, build_parts, parallel
 from maskrcnn.engine.precision import choose_precision
 from maskrcnn.engine.provenance import Invocation, record_start
 from maskrcnn.engine.report.build import report_on
-from maskrcnn.engine.report.results import INFERENCE, Evaluated
+from maskrcnn.engine.report.results import CONFIG_FILE, INFERENCE, Evaluated
 from maskrcnn.engine.solver import build_schedule
 from maskrcnn.engine.state import check_resumable, load_weights
 from maskrcnn.engine.trainer import Trainer
@@ -113,7 +113,7 @@ def train(
         if parts.finished and is_main_process():  # unless a kill came between the final checkpoint and this
             (folder / Checkpointer.LATEST).unlink(missing_ok=True)
         if is_main_process():
-            write_atomically(folder / "config.yaml", dump(cfg).encode())
+            write_atomically(folder / CONFIG_FILE, dump(cfg).encode())
             environment = {**env.facts(), "device": str(device), "precision": str(precision)}
             record_start(
                 folder,
@@ -188,7 +188,7 @@ def test(cfg: CfgNode, *, weights: Sequence[str] = ()) -> dict[str, float]:
         results = evaluation()
         if is_main_process():
             evaluated = Evaluated.now(", ".join(specs), evaluation.seconds)
-            report_on(folder, test_sets, evaluated, page=cfg.TEST.REPORT)
+            report_on(folder, test_sets, evaluated, config=dump(cfg), page=cfg.TEST.REPORT)
         return results
 
 

@@ -10,12 +10,14 @@ import yaml
 from equality import identical
 from tiny_model import CATEGORY_IDS, CLASS_NAMES, write_coco, write_config, write_detector_config
 
-from maskrcnn.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from maskrcnn import cli
+from maskrcnn.checkpoint import CheckpointError, load_checkpoint, save_checkpoint, trace_of_run
 from maskrcnn.config import load_config
 from maskrcnn.data import DatasetError
 from maskrcnn.engine import run, writers
 from maskrcnn.engine.checks import RunError
 from maskrcnn.engine.hooks import NonFiniteLoss
+from maskrcnn.engine.report.results import Evaluated
 from maskrcnn.engine.trainer import Trainer
 from maskrcnn.engine.writers.appended import AppendedFile
 from maskrcnn.registry import WRITERS
@@ -195,6 +197,21 @@ def test_evaluation_takes_the_newest_checkpoint_or_what_it_is_told(tmp_path):
         ["MODEL.WEIGHTS", str(tmp_path / "elsewhere.pth"), "OUTPUT_DIR", str(tmp_path / "new")],
     )
     assert run.test(elsewhere) == trained
+
+
+def test_an_evaluation_leaves_a_report(tmp_path):
+    train(write_config(tmp_path))
+    overrides = ["MODEL.WEIGHTS", str(tmp_path / "run" / "model_final.pth"), "OUTPUT_DIR", str(tmp_path / "new")]
+    run.test(load_config(tmp_path / "config.yaml", [*overrides, "TEST.REPORT", "False"]))
+    note, page = Evaluated.read(tmp_path / "new" / "inference"), tmp_path / "new" / "report.html"
+    assert note.what == overrides[1] and note.seconds >= 0 and not page.exists()
+    assert cli.main(["report", str(tmp_path / "new")]) == 0  # nothing was trained there, and yet it has a config
+    assert overrides[3] in page.read_text()
+    page.unlink()
+    run.test(load_config(tmp_path / "config.yaml", overrides))
+    assert page.exists()
+    assert trace_of_run(tmp_path / "new") is None  # so that it can be trained in
+    train(tmp_path / "config.yaml", *overrides[2:])
 
 
 def test_nothing_to_evaluate(tmp_path):

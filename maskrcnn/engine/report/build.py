@@ -3,43 +3,46 @@
 from __future__ import annotations
 
 import logging
-import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
 from maskrcnn.atomic import WholeFile
+from maskrcnn.checkpoint import write_atomically
 from maskrcnn.data import Dataset
-from maskrcnn.engine.report.examples import groups, spread
+from maskrcnn.engine.report.analysed import (
+    asked,
+    examples_of,
+    figures_of,
+    judged,
+    kind_data,
+    known,
+    match,
+    quality_of,
+)
+from maskrcnn.engine.report.examples import groups
 from maskrcnn.engine.report.history import read_history, thinned
 from maskrcnn.engine.report.page import render
 from maskrcnn.engine.report.pictures import Picture, encode, read_picture
-from maskrcnn.engine.report.results import INFERENCE, Evaluated, ReportError, Results, read_figures, results_folder
+from maskrcnn.engine.report.results import (
+    CONFIG_FILE,
+    INFERENCE,
+    Evaluated,
+    ReportError,
+    Results,
+    read_figures,
+    results_folder,
+)
 from maskrcnn.engine.report.run_facts import describe_run
 from maskrcnn.engine.writers.json_lines import METRICS_FILE
-from maskrcnn.evaluation.analysis import (
-    ERRORS,
-    ImageMatches,
-    Matches,
-    ap50,
-    best_f1,
-    calibration,
-    confusion,
-    error_counts,
-    gains,
-    match_image,
-    panoptic_quality,
-    score_counts,
-)
+from maskrcnn.evaluation.analysis import Matches
 
 REPORT_FILE = "report.html"
 BUDGET = 9_000_000  # bytes of all images, as text; with everything else the page stays below 15 MB
-
-T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
@@ -49,17 +52,21 @@ def report_on(
     test_sets: Mapping[str, Dataset],
     evaluated: Evaluated,
     *,
+    config: str = "",
     page: bool = True,
     stop: Callable[[], bool] = lambda: False,
 ) -> None:
     """Note what was evaluated and write the report. That it fails is a warning: a run is worth more than its page.
 
     Args:
+        config: of the evaluation, kept where nothing was trained.
         page: False only takes the note, with which `maskrcnn report` makes the page later.
         stop: as for `write_report`.
     """
     try:
         evaluated.write(folder / INFERENCE)
+        if config and not (folder / CONFIG_FILE).exists():
+            write_atomically(folder / INFERENCE / CONFIG_FILE, config.encode())
         if page:
             write_report(folder, test_sets, stop=stop)
     except ReportError as error:
@@ -144,90 +151,6 @@ def set_data(
     }
 
 
-def figures_of(name: str, dataset: Dataset, folder: Path) -> dict[str, Any] | None:
-    """The evaluator's figures of a test set; None where it was not evaluated.
-
-    Raises:
-        ReportError: they are of other data.
-    """
-    figures = read_figures(folder)
-    if figures and (len(figures["classes"]) != len(dataset.class_names) or figures["images"] != len(dataset)):
-        raise ReportError(
-            f"{folder} has results of {figures['images']} images and {len(figures['classes'])} classes, but the data "
-            f"set {name!r} has {len(dataset)} and {len(dataset.class_names)}; evaluate again with --eval-only"
-        )
-    return figures
-
-
-def quality_of(matches: Matches) -> np.ndarray:
-    """Panoptic quality of each image, float64 (N,), at the score of the best F1."""
-    best, _ = best_f1(matches)
-    return panoptic_quality(matches, best["threshold"] if best else 0.5)
-
-
-def match(results: Results, kinds: Sequence[str], stop: Callable[[], bool] = lambda: False) -> dict[str, Matches]:
-    """Detections and objects of all images compared, as boxes and as masks."""
-    found: dict[str, list[ImageMatches]] = {kind: [] for kind in kinds}
-    for i in asked(range(len(results)), stop):
-        annotations, rows = results[i]
-        for kind in kinds:
-            found[kind].append(match_image(annotations, rows, kind, results.size(i), results.label_of))
-    num_classes = len(results.dataset.class_names)
-    return {kind: Matches.of(images, num_classes) for kind, images in found.items()}
-
-
-def examples_of(matches: Matches) -> dict[str, tuple[list[int], list[int]]]:
-    """Images, and rows of their detections (of objects, for "missed"), of examples of each type of error."""
-    image, row = matches.image, matches.rows
-    cases = {
-        name: (np.flatnonzero(matches.error == code), image, row, matches.scores)
-        for code, name in enumerate(ERRORS)
-        if name != "missed"
-    }
-    cases["missed"] = np.flatnonzero(matches.missed), matches.object_image, matches.object_rows, matches.areas
-    examples = {}
-    for name, (indices, images, rows, weights) in cases.items():
-        chosen = indices[spread(images[indices], weights[indices])]
-        examples[name] = images[chosen].tolist(), rows[chosen].tolist()
-    return examples
-
-
-def kind_data(
-    matches: Matches, cases: Mapping[str, tuple[list[int], list[int]]], place: Mapping[int, int]
-) -> dict[str, Any]:
-    """What detections, as boxes or as masks, tell beyond the evaluator's figures.
-
-    Args:
-        cases: as `examples_of` gives them.
-        place: of the images among the pictures.
-    """
-    true, false = score_counts(matches)
-    overall, by_class = best_f1(matches)
-    gained, counts = gains(matches), error_counts(matches)
-    types = [
-        {
-            "name": name,
-            "count": int(counts[code].sum()),
-            "gain": known(gained[name]),
-            "by_class": counts[code].tolist(),
-            "examples": [[place[image], row] for image, row in zip(*cases[name], strict=True)],
-        }
-        for code, name in enumerate(ERRORS)
-    ]
-    return {
-        "counts": {"true": true.tolist(), "false": false.tolist()},
-        "best_f1": {"all": overall, "by_class": by_class},
-        "calibration": calibration(matches),
-        "confusion": confusion(matches),
-        "errors": {
-            "ap50": known(ap50(matches)),
-            "types": types,
-            "gain_false": known(gained["false_positives"]),
-            "gain_missed": known(gained["false_negatives"]),
-        },
-    }
-
-
 def picture(results: Results, i: int, matches: Mapping[str, Matches], quality: np.ndarray) -> Picture:
     """One image, with what the evaluation made of its objects and detections."""
     record, (annotations, rows) = results.record(i), results[i]
@@ -239,31 +162,3 @@ def picture(results: Results, i: int, matches: Mapping[str, Matches], quality: n
         quality=known(round(float(quality[i]), 4)),
         judged=judged(i, matches),
     )
-
-
-def judged(i: int, matches: Mapping[str, Matches]) -> dict[str, dict[str, Any]]:
-    """What the evaluation made of the objects and of the detections of the i-th image, by kind."""
-    objects: dict[str, Any] = {"found_by": {}}
-    detections: dict[str, Any] = {"error": {}, "iou": {}}
-    for kind, found in matches.items():
-        its = found.of_image(i)
-        objects["found_by"][kind] = its.found_by.tolist()
-        detections["error"][kind] = [
-            "crowd" if ignored else "" if code < 0 else ERRORS[code]
-            for ignored, code in zip(its.ignored.tolist(), its.error.tolist(), strict=True)
-        ]
-        detections["iou"][kind] = its.overlap.round(3).tolist()
-    return {"objects": objects, "detections": detections}
-
-
-def known(value: float) -> float | None:
-    """JSON has no NaN."""
-    return value if math.isfinite(value) else None
-
-
-def asked(items: Iterable[T], stop: Callable[[], bool]) -> Iterator[T]:
-    """The items, until somebody asks to stop."""
-    for item in items:
-        if stop():
-            raise ReportError("the run was asked to stop")
-        yield item

@@ -14,7 +14,7 @@ import numpy as np
 
 from maskrcnn.atomic import WholeFile
 from maskrcnn.data import Dataset
-from maskrcnn.engine.report.build import figures_of, judged, kind_data, known, match, quality_of
+from maskrcnn.engine.report.analysed import figures_of, judged, kind_data, known, match, quality_of
 from maskrcnn.engine.report.differences import config_differences, short_names, side_by_side, start_differences
 from maskrcnn.engine.report.examples import GROUP, changes
 from maskrcnn.engine.report.history import read_history, thinned

@@ -1,7 +1,7 @@
 """The report as one HTML file: template, styles, scripts and data, put together.
 
 The page loads nothing from anywhere: its policy (a `Content-Security-Policy` in the template) forbids every request,
-and all that it shows is in the file. The scripts are plain JavaScript without a build step; `page/` has them file by
+and all that it shows is in the file. The scripts are plain JavaScript without a build step; `web/` has them file by
 file.
 """
 
@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-ASSETS = Path(__file__).with_name("page")
+ASSETS = Path(__file__).with_name("web")
 STYLES = ("vendor/uPlot.min.css", "report.css", "pictures.css", "compare.css")
 
 # Functions first, in the order in which they are explained; what runs when the page opens is the last one of an entry.

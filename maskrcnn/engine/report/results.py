@@ -18,6 +18,7 @@ from maskrcnn.evaluation.coco import FIGURES_FILE, RESULTS_FILE, ground_truth
 from maskrcnn.evaluation.results import write_json
 
 INFERENCE = "inference"  # the folder of results within a run's
+CONFIG_FILE = "config.yaml"
 EVALUATION_FILE = "evaluation.json"
 
 Rows = Sequence[Mapping[str, Any]]
@@ -69,6 +70,15 @@ def read_figures(folder: Path) -> dict[str, Any] | None:
     except (ValueError, AttributeError):
         pass
     raise ReportError(f"{path} is not what the evaluator writes; evaluate again with --eval-only")
+
+
+def config_file(folder: Path) -> Path:
+    """The config of a run's folder: of its training, or, of a folder in which nothing was trained, of its evaluation.
+
+    The latter has another place, since a folder with a config of its own counts as used and is not trained in.
+    """
+    trained, evaluated = folder / CONFIG_FILE, folder / INFERENCE / CONFIG_FILE
+    return evaluated if evaluated.exists() and not trained.exists() else trained
 
 
 def results_folder(inference: Path, name: str, names: Collection[str]) -> Path:

@@ -15,7 +15,7 @@ import yaml
 from maskrcnn.config import format_value, leaves
 from maskrcnn.engine.provenance import RUN_FILE, Record, Start, launcher, read_record
 from maskrcnn.engine.report.history import Curves
-from maskrcnn.engine.report.results import INFERENCE, Evaluated
+from maskrcnn.engine.report.results import INFERENCE, Evaluated, config_file
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ def describe_run(folder: Path, training: Curves, evaluations: Curves) -> dict[st
         folder: of the run.
         training, evaluations: every line, not thinned.
     """
-    tree = _read_config(folder / "config.yaml")
+    tree = _read_config(config_file(folder))
     config = dict(leaves(tree))
     record = _read_record(folder / RUN_FILE)
     newest = record["starts"][-1] if record["starts"] else None
@@ -53,7 +53,7 @@ def repeat_command(folder: Path, start: Start | None) -> str:
     """
     folder = folder.absolute()
     processes, machines = (start["processes"], start["machines"]) if start else (1, 1)
-    arguments = ["--config", str(folder / "config.yaml"), "OUTPUT_DIR", str(folder.with_name(f"{folder.name}-again"))]
+    arguments = ["--config", str(config_file(folder)), "OUTPUT_DIR", str(folder.with_name(f"{folder.name}-again"))]
     line = f"{launcher(machines=machines, per_machine=-(-processes // machines))} {shlex.join(arguments)}"
     return f"cd {shlex.quote(start['folder'])} && {line}" if start else line
 
