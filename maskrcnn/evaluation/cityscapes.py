@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -256,7 +257,7 @@ def write_results(folder: Path, image: Path, detections: Detections) -> Path:
     """One image's detections as the official server wants them: a text file, and a PNG of 0 and 255 for each mask.
 
     Args:
-        folder: of all images; the masks go to its folder `masks`.
+        folder: of all images; the masks go to a folder in it with the image's name, and replace what is there.
         image: the path of the image, which gives the files their names.
 
     Returns:
@@ -266,20 +267,21 @@ def write_results(folder: Path, image: Path, detections: Detections) -> Path:
         ValueError: the detections have no masks, or a score is not finite.
         OSError: a file cannot be written.
     """
-    masks = folder / "masks"
-    masks.mkdir(parents=True, exist_ok=True)
     name, class_ids, lines = image.name.removesuffix(IMAGE_END), list(CLASSES.values()), []
+    masks = folder / name
+    if masks.exists():
+        shutil.rmtree(masks)
+    masks.mkdir(parents=True)
     for i, (rle, label, score) in enumerate(zip(*scored_masks(detections, image.name), strict=True)):
         bitmap, (x, y) = decode_cut(rle)
         if not bitmap.size:
             continue
         pixels = np.zeros(detections.size, np.uint8)
         pixels[y : y + bitmap.shape[0], x : x + bitmap.shape[1]][bitmap] = 255
-        path = masks / f"{name}_{i}.png"
-        with WholeFile(path) as part:
-            if not cv2.imwrite(str(part), pixels):
-                raise OSError(f"{path} could not be written: is the disk full?")
-        lines.append(f"masks/{path.name} {class_ids[label]} {score!r}\n")
+        path = masks / f"{i}.png"
+        if not cv2.imwrite(str(path), pixels):
+            raise OSError(f"{path} could not be written: is the disk full?")
+        lines.append(f"{name}/{path.name} {class_ids[label]} {score!r}\n")
     text = folder / f"{name}_pred.txt"
     with WholeFile(text) as part:  # last: who finds it has the masks
         part.write_text("".join(lines), encoding="utf-8")

@@ -200,7 +200,10 @@ def test_files_for_the_server(tmp_path: Path) -> None:
     assert [(class_id, score) for _, class_id, score in rows] == [("25", "0.75"), ("33", "0.1")]  # none without pixels
     for (path, _, _), mask in zip(rows, (first, second), strict=True):
         np.testing.assert_array_equal(cv2.imread(str(folder / path), cv2.IMREAD_UNCHANGED), 255 * mask)
-    assert sorted(p.name for p in folder.iterdir()) == ["berlin_000000_000019_pred.txt", "masks"]
+    evaluator.process([sample(1)], [found([second], [4], [1 / 3])])  # again: nothing stays of the first time
+    assert (folder / "berlin_000000_000019_pred.txt").read_text() == f"berlin_000000_000019/0.png 28 {1 / 3!r}\n"
+    files = ["berlin_000000_000019", "berlin_000000_000019/0.png", "berlin_000000_000019_pred.txt"]
+    assert sorted(str(p.relative_to(folder)) for p in folder.rglob("*")) == files
 
 
 def evaluate_share(number: int, root: Path, shares: list[list[int]]) -> tuple[dict[str, float], str]:
