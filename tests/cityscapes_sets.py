@@ -109,7 +109,11 @@ result = tool.evaluateImgLists([tool.getPrediction(path, tool.args) for path in 
 print("RESULT", json.dumps(result["averages"], default=float))
 """
     done = subprocess.run(
-        [sys.executable, "-c", code], env={**os.environ, **folders}, capture_output=True, text=True, check=False
+        [sys.executable, "-c", code],
+        cwd=results,
+        env={**os.environ, **folders},
+        capture_output=True,
+        text=True,
     )
     lines = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
     assert lines, done.stdout + done.stderr
