@@ -17,7 +17,6 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from multiprocessing import Process
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ from coco_sized import repeated
 from machine import describe
 
 from maskrcnn.config import dump, load_config
-from maskrcnn.data import read_coco
+from maskrcnn.data import Dataset, read_coco
 from maskrcnn.engine.report.results import Evaluated
 from maskrcnn.evaluation import CocoEvaluator, detections_from_coco
 from maskrcnn.structures import Sample
@@ -63,8 +62,7 @@ def detections_of(
     return found
 
 
-def evaluate_once(path: Path, images: Path, content: dict[str, Any], folder: Path) -> None:
-    dataset = read_coco(path, images)
+def evaluate_once(dataset: Dataset, content: dict[str, Any], folder: Path) -> None:
     rng = np.random.default_rng(0)
     objects = defaultdict(list)
     for annotation in content["annotations"]:
@@ -112,10 +110,7 @@ def main() -> None:
         run = folder / "run"
         files = json.dumps([{"JSON": str(path), "IMAGES": str(args.images.resolve())}])
         if not (run / "inference").exists():
-            # apart, since a process that is started counts the memory of the one that starts it as its own
-            apart = Process(target=evaluate_once, args=(path, args.images, content, run))
-            apart.start()
-            apart.join()
+            evaluate_once(read_coco(path, args.images), content, run)
             (run / "config.yaml").write_text(dump(load_config("demo/shapes", ["DATASETS.TEST", files])))
         seconds, memory = measured([sys.executable, "-c", READ, str(path), str(args.images)])
         print(f"reading the data set alone: {seconds:.1f} s, {memory:.0f} MiB")
