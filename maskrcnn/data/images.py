@@ -96,7 +96,7 @@ def read_image_size(path: str | Path, *, orient: bool = True) -> tuple[int, int]
         with Image.open(path) as image:
             if image.format == "TIFF":
                 image.load()  # Pillow turns TIFF files itself, and only then
-            data = _read_bytes(path) if image.format == "PNG" else b""
+            data = _read_bytes(path) if orient and image.format == "PNG" else b""
             swap = orient and _orientation(image, data) in SIDEWAYS
             width, height = image.size
     except DECODE_ERRORS as error:

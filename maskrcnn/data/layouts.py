@@ -22,7 +22,7 @@ class Part:
     Args:
         path: below the data root.
         inside: the end of its path in its archive, by which it is found: as many names as tell it from others.
-        address: of the archive.
+        address: of the archive; its name alone where it is behind a login.
         images: how many image files the folder and its subfolders hold; 0 for a file.
     """
 
@@ -99,5 +99,22 @@ COCO_LAYOUTS = {
     "keypoints_coco2017": _coco(2017, COCO_2017, kind="person_keypoints", prefix="keypoints_"),
 }
 
+
+def _cityscapes(split: str, count: int, *, annotated: bool) -> tuple[Part, ...]:
+    """Images, then annotations: three pictures for each image, of which one is read."""
+    kinds = ("leftImg8bit", "gtFine") if annotated else ("leftImg8bit",)
+    return tuple(Part(f"cityscapes/{k}/{split}", f"{k}/{split}", f"{k}_trainvaltest.zip", images=count) for k in kinds)
+
+
+CITYSCAPES = Layout(
+    title="Cityscapes, fine annotations",
+    page="https://www.cityscapes-dataset.com/downloads (after logging in)",
+    data_sets={
+        "cityscapes_fine_instance_seg_train": _cityscapes("train", 2_975, annotated=True),
+        "cityscapes_fine_instance_seg_val": _cityscapes("val", 500, annotated=True),
+        "cityscapes_fine_instance_seg_test": _cityscapes("test", 1_525, annotated=False),
+    },
+)
+
 # By the name that `prepare_data` takes.
-LAYOUTS = dict(COCO_LAYOUTS)
+LAYOUTS = {**COCO_LAYOUTS, "cityscapes": CITYSCAPES}

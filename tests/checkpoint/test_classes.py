@@ -1,8 +1,12 @@
 import pytest
 import torch
+from torchvision.models.detection import MaskRCNN_ResNet50_FPN_Weights
 
+import maskrcnn
 from maskrcnn.checkpoint import CheckpointError, ClassRows, Weights, fit
 from maskrcnn.checkpoint.classes import take_classes
+from maskrcnn.data.datasets.cityscapes import CLASSES as CITYSCAPES
+from maskrcnn.engine.state import load_weights
 
 ROWS = {"logits.weight": 1, "logits.bias": 1, "deltas.weight": 2}
 
@@ -81,3 +85,37 @@ def test_another_architecture_is_no_matter_of_classes():
 def test_a_model_that_does_not_say_its_rows_takes_no_other_classes():
     with pytest.raises(CheckpointError, match=r"other classes, a, b; here they are b, a"):
         fit(weights(2, ("a", "b")), head(2, 0), strict=True, rows=ClassRows({}, ("b", "a")))
+
+
+def test_from_coco_to_cityscapes_all_but_the_rider_start_from_what_coco_knows():
+    """Mask R-CNN Table 7, COCO-initialised."""
+    coco = [name for name in MaskRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"][1:] if name != "N/A"]
+    assert len(coco) == 80
+    theirs, ours = (
+        maskrcnn.build_model(maskrcnn.load_config("demo/shapes", ["MODEL.NUM_CLASSES", str(count)]))
+        for count in (80, 8)
+    )
+    for parameter in theirs.parameters():
+        torch.nn.init.normal_(parameter)
+    before = {name: tensor.clone() for name, tensor in ours.state_dict().items()}
+    weights = Weights(theirs.state_dict(), "coco.pth", tuple(coco))
+    fitted = load_weights(ours, weights, strict=False, class_names=tuple(CITYSCAPES))
+    assert fitted.classes.fresh == ("rider",) and not fitted.missing and not fitted.unexpected
+    report = fitted.report()
+    assert "rows of 7 classes taken by name: person, car, truck, bus, train, motorcycle, bicycle" in report
+    assert "fresh rows for 1 classes that the weights do not know, rider, in roi_heads." in report
+
+    origin = [None if name == "rider" else coco.index(name) for name in CITYSCAPES]
+    state, source, rows = ours.state_dict(), theirs.state_dict(), ours.class_rows()
+    assert sum(name.endswith("weight") for name in rows) == 3  # class logits, box deltas, masks
+    for name, tensor in state.items():
+        count = rows.get(name)
+        if count is None:
+            assert torch.equal(tensor, source[name]), name
+            continue
+        for label, theirs_label in enumerate(origin):
+            row = tensor[count * label : count * (label + 1)]
+            old = before[name][count * label : count * (label + 1)]
+            expected = old if theirs_label is None else source[name][count * theirs_label : count * (theirs_label + 1)]
+            assert torch.equal(row, expected), (name, label)
+        assert torch.equal(tensor[8 * count :], source[name][80 * count :])  # the background's, if any

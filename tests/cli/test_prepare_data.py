@@ -218,7 +218,9 @@ def test_list(source, root, capsys):
     capsys.readouterr()
     assert prepare("--list") == 0
     output = capsys.readouterr().out
-    assert f"data root: {root}" in output and all(f"{name}: COCO 201" in output for name in LAYOUTS)
+    assert f"data root: {root}" in output and all(
+        f"{name}: {layout.title}, " in output for name, layout in LAYOUTS.items()
+    )
     assert "  coco_2017_train: complete\n  coco_2017_val: coco/val2017 is missing\n" in output
     assert prepare("--list", "--root", root / "elsewhere") == 0
     assert (

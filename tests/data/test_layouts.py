@@ -1,4 +1,4 @@
-"""The table of known data sets, against the figures that cocodataset.org gives."""
+"""The table of known data sets, against the figures that cocodataset.org and cityscapes-dataset.com give."""
 
 from __future__ import annotations
 
@@ -21,9 +21,15 @@ def test_numbers_and_addresses_of_images():
         "coco/val2014": 40_504,
         "coco/train2017": 118_287,
         "coco/val2017": 5_000,
+        "cityscapes/leftImg8bit/train": 2_975,
+        "cityscapes/gtFine/train": 2_975,
+        "cityscapes/leftImg8bit/val": 500,
+        "cityscapes/gtFine/val": 500,
+        "cityscapes/leftImg8bit/test": 1_525,
     }
     assert images["coco/train2014"].address == "http://images.cocodataset.org/zips/train2014.zip"
     assert images["coco/train2014"].archive == "train2014.zip"
+    assert images["cityscapes/gtFine/val"].archive == "gtFine_trainvaltest.zip"
 
 
 def test_what_a_part_lacks(tmp_path):

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from maskrcnn.data.checking import Policy
-from maskrcnn.data.datasets import shapes  # noqa: F401  registers its data sets
+from maskrcnn.data.datasets import cityscapes, shapes  # noqa: F401  they register their data sets
 from maskrcnn.data.datasets.coco import CocoLayout, read_coco
 from maskrcnn.data.records import Dataset, DatasetError
 from maskrcnn.registry import DATASETS
