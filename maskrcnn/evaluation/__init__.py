@@ -1,5 +1,13 @@
-from maskrcnn.evaluation.coco import CocoEvaluator
+from maskrcnn.evaluation.coco import CocoEvaluator, CocoKeypointEvaluator
 from maskrcnn.evaluation.evaluator import Evaluator, evaluate, evaluation_mode
 from maskrcnn.evaluation.results import detections_from_coco, detections_to_coco
 
-__all__ = ["CocoEvaluator", "Evaluator", "detections_from_coco", "detections_to_coco", "evaluate", "evaluation_mode"]
+__all__ = [
+    "CocoEvaluator",
+    "CocoKeypointEvaluator",
+    "Evaluator",
+    "detections_from_coco",
+    "detections_to_coco",
+    "evaluate",
+    "evaluation_mode",
+]
