@@ -150,7 +150,7 @@ class CocoEvaluator:
             }
         if "keypoints" in self.kinds and not any(a.get("num_keypoints") for a in truth["annotations"]):
             logger.warning("no object of the ground truth has a labelled keypoint, so every keypoints figure is -1")
-        regions = [kind for kind in self.kinds if kind != "keypoints"]
+        regions = [kind for kind in details if kind != "keypoints"]
         without_classes = {name: figures[name] for kind in regions for name in self._overall(kind)}
         for line in explain(truth, results, without_classes):
             logger.warning(line)
