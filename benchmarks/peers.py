@@ -14,7 +14,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 from torchvision.models import resnet50
-from torchvision.models.detection import MaskRCNN
+from torchvision.models.detection import KeypointRCNN, MaskRCNN
 from torchvision.models.detection.backbone_utils import _resnet_fpn_extractor
 from torchvision.ops.misc import FrozenBatchNorm2d
 
@@ -34,6 +34,15 @@ def mask_rcnn(
     return model
 
 
+def keypoint_rcnn(images: Sequence[Tensor], *, min_size: int, max_size: int, seed: int = 0) -> KeypointRCNN:
+    """torchvision's keypointrcnn_resnet50_fpn in the same way: one class, 17 keypoints."""
+    torch.manual_seed(seed)
+    trunk = resnet50(weights=None, norm_layer=FrozenBatchNorm2d)
+    model = KeypointRCNN(_resnet_fpn_extractor(trunk, 3), 2, min_size=min_size, max_size=max_size, num_keypoints=17)
+    calibrate(model.eval(), images)
+    return model
+
+
 # Of each block's residual branch, as in trained networks; at 1, fifty random layers blow float32 rounding up to 1e-4.
 RESIDUAL_SCALE = 0.2
 # The spread (standard deviation) of what each layer gives. Logits of 2.5 put many classes above the score threshold.
@@ -49,6 +58,8 @@ SPREAD = {
     "mask_head": 1.0,
     "conv5_mask": 1.0,
     "mask_fcn_logits": 2.0,
+    "keypoint_head": 1.0,
+    "kps_score_lowres": 1.0,
 }
 
 

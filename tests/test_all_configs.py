@@ -60,8 +60,9 @@ def tiny_batch() -> list[Sample]:
     torch.manual_seed(0)
     square = [torch.tensor([8.0, 8, 40, 8, 40, 40, 8, 40]).numpy()]
     size = (64, 64)
-    targets = Instances(torch.tensor([[8.0, 8, 40, 40]]), torch.tensor([1]), size, masks_of([square], size))
-    nothing = Instances(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), size, masks_of([], size))
+    points = torch.tensor([24.0, 30, 2]).repeat(1, 17, 1)
+    targets = Instances(torch.tensor([[8.0, 8, 40, 40]]), torch.tensor([1]), size, masks_of([square], size), points)
+    nothing = Instances(torch.zeros(0, 4), torch.zeros(0).long(), size, masks_of([], size), torch.zeros(0, 17, 3))
     images = torch.randint(0, 256, (2, 3, *size), dtype=torch.uint8)
     return [Sample(image, i, size, t) for i, (image, t) in enumerate(zip(images, (targets, nothing), strict=True))]
 

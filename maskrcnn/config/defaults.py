@@ -76,6 +76,8 @@ class DataLoader:
     ASPECT_RATIO_GROUPING: bool = True
     # Leave images without any usable object out of training.
     FILTER_EMPTY_ANNOTATIONS: bool = True
+    # Leave images with fewer labelled keypoints out of training.
+    MIN_KEYPOINTS: int = 0
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,7 @@ def build_train_loader(
     seed: int,
     aspect_ratio_grouping: bool = True,
     filter_empty: bool = True,
+    min_keypoints: int = 0,
     start_iteration: int = 0,
     passes: int = 1,
 ) -> Iterator[list[Sample]]:
@@ -52,6 +53,7 @@ def build_train_loader(
         seed: not negative.
         aspect_ratio_grouping: no batch holds both wide and tall images, so that little is padded.
         filter_empty: leave out images without objects (crowd regions are none).
+        min_keypoints: leave out images with fewer labelled keypoints.
         start_iteration: skip the batches of so many steps, to go on with the ones of an uninterrupted run.
         passes: in how many batches, one after the other, each process gets its share of a step. A step has the same
             images for any number of processes and passes.
@@ -68,6 +70,12 @@ def build_train_loader(
         raise DatasetError(
             f"{dataset.source}: none of its {len(dataset)} images has an object to train on (crowd regions do not "
             "count); add annotations, or keep empty images with DATALOADER.FILTER_EMPTY_ANNOTATIONS False"
+        )
+    kept = kept[dataset.num_keypoints[kept] >= min_keypoints] if min_keypoints else kept
+    if not len(kept):
+        raise DatasetError(
+            f"{dataset.source}: none of its {len(dataset)} images has {min_keypoints} labelled keypoints "
+            "(DATALOADER.MIN_KEYPOINTS); choose annotations with keypoints, or a smaller number"
         )
     groups = dataset.aspect_ratios[kept] > 1 if aspect_ratio_grouping else np.zeros(len(kept))
     batches = TrainingBatches(

@@ -242,6 +242,15 @@ class Dataset:
         return np.diff(counted[self._columns.object_offsets])
 
     @property
+    def num_keypoints(self) -> np.ndarray:
+        """Labelled keypoints of each image, those of crowd regions not counted: int64 (N,)."""
+        c = self._columns
+        if not self.has_keypoints:
+            return np.zeros(len(self), np.int64)
+        counted = np.concatenate([[0], np.cumsum((c.keypoints[:, :, 2] > 0).sum(axis=1) * ~c.crowd)])
+        return np.diff(counted[c.object_offsets])
+
+    @property
     def has_masks(self) -> bool:
         """Whether any object has a segmentation."""
         return len(self._columns.points) > 0 or len(self._columns.rles) > 0

@@ -108,6 +108,7 @@ def build_parts(cfg: CfgNode, device: torch.device, precision: Precision, checkp
         seed=cfg.SEED,
         aspect_ratio_grouping=cfg.DATALOADER.ASPECT_RATIO_GROUPING,
         filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
+        min_keypoints=cfg.DATALOADER.MIN_KEYPOINTS,
         start_iteration=start,
         passes=cfg.SOLVER.ACCUMULATE,
     )

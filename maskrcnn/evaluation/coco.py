@@ -1,4 +1,7 @@
-"""COCO's box and mask AP (cocodataset.org/#detection-eval), by faster-coco-eval; pycocotools is the reference."""
+"""COCO's AP of boxes, masks and keypoints (cocodataset.org/#detection-eval, #keypoints-eval), by faster-coco-eval.
+
+pycocotools is the reference.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,18 @@ from faster_coco_eval import COCO, COCOeval_faster
 
 from maskrcnn.data.records import Dataset
 from maskrcnn.distributed import from_main, gather_bytes_to_main
-from maskrcnn.evaluation.coco_figures import BY_CLASS, by_class, figure_names, number, precision_curves, summarise
+from maskrcnn.evaluation.coco_figures import (
+    BY_CLASS,
+    KEYPOINT_FIGURES,
+    KEYPOINT_LIMITS,
+    KEYPOINTS_BY_CLASS,
+    by_class,
+    figure_names,
+    number,
+    precision_curves,
+    summarise,
+    summarise_keypoints,
+)
 from maskrcnn.evaluation.explain import doubts, explain
 from maskrcnn.evaluation.results import detections_to_coco, write_json
 from maskrcnn.evaluation.tables import aligned
@@ -24,7 +38,8 @@ from maskrcnn.structures.samples import Sample
 
 logger = logging.getLogger(__name__)
 
-KINDS = {"bbox": "box", "segm": "mask"}  # COCO's words and ours
+KINDS = {"bbox": "box", "segm": "mask", "keypoints": "keypoint"}  # COCO's words and ours
+FIELDS = {"bbox": "bbox", "segm": "segmentation", "keypoints": "keypoints"}  # of a result
 RESULTS_FILE = "coco_instances_results.json"
 FIGURES_FILE = "coco_figures.json"
 
@@ -44,16 +59,24 @@ class CocoEvaluator:
             written; None writes nothing.
         detections_per_image: the number that the model keeps.
         masks: whether the detections have masks; None assumes it where the data set has them.
+        keypoints: whether to evaluate keypoints too (`CocoKeypointEvaluator`).
     """
 
     def __init__(
-        self, dataset: Dataset, output_dir: Path | None, detections_per_image: int, *, masks: bool | None = None
+        self,
+        dataset: Dataset,
+        output_dir: Path | None,
+        detections_per_image: int,
+        *,
+        masks: bool | None = None,
+        keypoints: bool = False,
     ) -> None:
         if detections_per_image < 1:
             raise ValueError(f"detections per image is {detections_per_image}; it must be at least 1")
         self.dataset, self.output_dir = dataset, output_dir
         self.limits = (*(k for k in (1, 10) if k < detections_per_image), detections_per_image)
-        self.kinds = tuple(KINDS) if (dataset.has_masks if masks is None else masks) else ("bbox",)
+        wanted = {"bbox": True, "segm": dataset.has_masks if masks is None else masks, "keypoints": keypoints}
+        self.kinds = tuple(kind for kind in KINDS if wanted[kind])
         self.class_names = distinct_names(dataset)
         self.metrics = tuple(name for kind in self.kinds for name in (*self._overall(kind), *self._by_class(kind)))
         check_image_ids(dataset)
@@ -62,8 +85,11 @@ class CocoEvaluator:
         self._figures = dict.fromkeys(self.metrics, -1.0)
         self._objects = [0] * len(dataset.category_ids)
 
+    def _figures_of(self, kind: str) -> tuple[str, ...]:
+        return KEYPOINT_FIGURES if kind == "keypoints" else figure_names(self.limits)
+
     def _overall(self, kind: str) -> list[str]:
-        return [f"{kind}/{name}" for name in figure_names(self.limits)]
+        return [f"{kind}/{name}" for name in self._figures_of(kind)]
 
     def _by_class(self, kind: str) -> list[str]:
         return [f"{kind}/AP-{name}" for name in self.class_names]
@@ -105,19 +131,27 @@ class CocoEvaluator:
         figures = dict.fromkeys(self.metrics, -1.0)
         details: dict[str, Any] = {}
         for kind in self.kinds:
-            if kind == "segm" and results and "segmentation" not in results[0]:
-                logger.warning("the detections have no masks, so every segm figure is -1")
+            if results and FIELDS[kind] not in results[0]:
+                logger.warning("the detections have no %ss, so every %s figure is -1", KINDS[kind], kind)
                 continue
-            precision, recall = run_coco(truth, results, kind, self.limits)
-            overall, of_classes = summarise(precision, recall, self.limits), by_class(precision, recall).tolist()
+            is_points = kind == "keypoints"
+            precision, recall = run_coco(truth, results, kind, KEYPOINT_LIMITS if is_points else self.limits)
+            if is_points:
+                overall = summarise_keypoints(precision, recall)
+            else:
+                overall = summarise(precision, recall, self.limits)
+            of_classes = by_class(precision, recall).tolist()
             figures |= zip(self._overall(kind), overall, strict=True)
             figures |= zip(self._by_class(kind), (row[0] for row in of_classes), strict=True)
             details[kind] = {
-                "figures": dict(zip(figure_names(self.limits), overall, strict=True)),
-                "by_class": {"columns": BY_CLASS, "rows": of_classes},
+                "figures": dict(zip(self._figures_of(kind), overall, strict=True)),
+                "by_class": {"columns": KEYPOINTS_BY_CLASS if is_points else BY_CLASS, "rows": of_classes},
                 "precision": precision_curves(precision),
             }
-        without_classes = {name: figures[name] for kind in self.kinds for name in self._overall(kind)}
+        if "keypoints" in self.kinds and not any(a.get("num_keypoints") for a in truth["annotations"]):
+            logger.warning("no object of the ground truth has a labelled keypoint, so every keypoints figure is -1")
+        regions = [kind for kind in details if kind != "keypoints"]
+        without_classes = {name: figures[name] for kind in regions for name in self._overall(kind)}
         for line in explain(truth, results, without_classes):
             logger.warning(line)
         objects = objects_per_category(truth, self.dataset.category_ids)
@@ -139,13 +173,41 @@ class CocoEvaluator:
 
     def table(self) -> str:
         """The last result as text: the figures over all categories, then objects and AP of each category."""
-        overall = [["", *figure_names(self.limits)]]
-        for kind in self.kinds:
-            overall.append([KINDS[kind], *(number(self._figures[name]) for name in self._overall(kind))])
+        tables = []
+        for kinds in (("bbox", "segm"), ("keypoints",)):  # the figures of keypoints are others
+            rows = [
+                [KINDS[kind], *(number(self._figures[name]) for name in self._overall(kind))]
+                for kind in kinds
+                if kind in self.kinds
+            ]
+            if rows:
+                tables.append(aligned([["", *self._figures_of(kinds[0])], *rows]))
         columns = [[number(self._figures[name]) for name in self._by_class(kind)] for kind in self.kinds]
         categories = [["category", "objects", *(f"{KINDS[kind]} AP" for kind in self.kinds)]]
         categories += map(list, zip(self.class_names, map(str, self._objects), *columns, strict=True))
-        return f"{aligned(overall)}\n\n{aligned(categories)}"
+        return "\n\n".join([*tables, aligned(categories)])
+
+
+@EVALUATORS.register("coco_keypoints")
+class CocoKeypointEvaluator(CocoEvaluator):
+    """`CocoEvaluator` with keypoints too: ten more figures under `keypoints/`, whose IoU is the OKS.
+
+    `keypoints/AP` (mean over OKS 0.50:0.05:0.95), `AP50`, `AP75`, `APm`, `APl`, `AR`, `AR50`, `AR75`, `ARm`, `ARl`,
+    then the AP of each class. The best 20 detections of an image count, by the score of their boxes.
+
+    Raises:
+        ValueError: the data set has no keypoints.
+    """
+
+    def __init__(
+        self, dataset: Dataset, output_dir: Path | None, detections_per_image: int, *, masks: bool | None = None
+    ) -> None:
+        if not dataset.has_keypoints:
+            raise ValueError(
+                f"{dataset.source} has no keypoints for the evaluator 'coco_keypoints'; evaluate with 'coco', or use "
+                "annotations with keypoints"
+            )
+        super().__init__(dataset, output_dir, detections_per_image, masks=masks, keypoints=True)
 
 
 def run_coco(
@@ -156,19 +218,20 @@ def run_coco(
     Args:
         truth: as `ground_truth` gives it.
         results: in COCO's form.
-        kind: "bbox" or "segm".
+        kind: "bbox", "segm" or "keypoints".
         limits: numbers of detections per image, ascending.
     """
     # Without `bbox` in the results the area of a mask is that of its pixels, by which the official tool sorts it into
-    # small, medium and large; with `bbox` it would silently be the area of the box.
-    keys = ("image_id", "category_id", "score", "bbox" if kind == "bbox" else "segmentation")
+    # small, medium and large, and that of keypoints what they span; with `bbox` it would silently be that of the box.
+    keys = ("image_id", "category_id", "score", FIELDS[kind])
     detections = [{key: result[key] for key in keys} for result in results]
-    annotations = [dict(a) for a in truth["annotations"] if kind == "bbox" or a["segmentation"]]  # the tool adds keys
-    if without := len(truth["annotations"]) - len(annotations):
+    annotations = [dict(a) for a in truth["annotations"] if a.get(FIELDS[kind])]  # copied, as the tool adds keys
+    if kind == "segm" and (without := len(truth["annotations"]) - len(annotations)):
         logger.warning("%d annotations have no segmentation and are left out of the segm figures", without)
     coco = COCO({**truth, "annotations": annotations})
     run = COCOeval_faster(coco, coco.loadRes(detections), kind, print_function=logger.debug)
     run.params.maxDets = list(limits)
+    run.params.catIds = sorted(coco.getCatIds())  # of keypoints the tool takes only those with annotations
     run.evaluate()
     run.accumulate()
     return np.asarray(run.eval["precision"]), np.asarray(run.eval["recall"])
@@ -208,6 +271,7 @@ def _file_annotations(dataset: Dataset) -> Iterator[dict[str, Any]]:
                 "area": a.get("area", areas.get(a["id"], a["bbox"][2] * a["bbox"][3])),
                 "iscrowd": int(a.get("iscrowd", 0)),
                 "segmentation": a.get("segmentation"),
+                **({"keypoints": a["keypoints"], "num_keypoints": visible(a["keypoints"])} if "keypoints" in a else {}),
             }
 
 
@@ -223,12 +287,26 @@ def _record_annotations(dataset: Dataset) -> Iterator[dict[str, Any]]:
                 "area": obj.area,
                 "iscrowd": int(obj.crowd),
                 "segmentation": polygons_as_written(parts) if isinstance(parts, list) else parts,
+                **({} if obj.keypoints is None else keypoints_as_written(obj.keypoints)),
             }
 
 
 def polygons_as_written(parts: list[np.ndarray]) -> list[list[float]]:
     """Records hold float32: rounded to a file's usual decimals, COCO's rasteriser gives the file's own masks again."""
     return [np.round(part.astype(float), 3).tolist() for part in parts]
+
+
+def keypoints_as_written(keypoints: np.ndarray) -> dict[str, Any]:
+    """Records hold float32 at pixel centres, a file pixel indices, and zeros for what is not labelled."""
+    points = keypoints.astype(float)
+    points[:, :2] = np.where(points[:, 2:] > 0, np.round(points[:, :2] - 0.5, 3), 0)
+    values = points.flatten().tolist()
+    return {"keypoints": values, "num_keypoints": visible(values)}
+
+
+def visible(keypoints: Sequence[float]) -> int:
+    """How many keypoints are labelled, of x, y, visibility in turn."""
+    return sum(visibility > 0 for visibility in keypoints[2::3])
 
 
 def check_image_ids(dataset: Dataset) -> None:

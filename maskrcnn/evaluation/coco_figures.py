@@ -9,6 +9,10 @@ import numpy as np
 from maskrcnn.evaluation.explain import AREAS
 
 BY_CLASS = ("AP", "AP50", "AP75", *(f"AP{size}" for size in AREAS), "AR")
+# Keypoints of small people are not labelled, and only the best 20 detections of an image count.
+KEYPOINT_FIGURES = ("AP", "AP50", "AP75", "APm", "APl", "AR", "AR50", "AR75", "ARm", "ARl")
+KEYPOINTS_BY_CLASS = ("AP", "AP50", "AP75", "APm", "APl", "AR")
+KEYPOINT_LIMITS = (20,)
 AT_50, AT_75 = 0, 5  # of the ten IoUs 0.50:0.05:0.95
 
 
@@ -32,6 +36,21 @@ def summarise(precision: np.ndarray, recall: np.ndarray, limits: Sequence[int]) 
     return [mean_known(value) for value in values]
 
 
+def summarise_keypoints(precision: np.ndarray, recall: np.ndarray) -> list[float]:
+    """COCO's figures of keypoints in the order of `KEYPOINT_FIGURES`, in percent.
+
+    Args:
+        precision: (T, R, K, A, M): as for `summarise`, but the areas are all, medium, large; the IoUs are OKS.
+        recall: (T, K, A, M).
+    """
+    figures = []
+    for values in (precision[..., -1], recall[..., -1]):
+        everything = values[..., 0]
+        parts = [everything, everything[AT_50], everything[AT_75], values[..., 1], values[..., 2]]
+        figures += [mean_known(part) for part in parts]
+    return figures
+
+
 def mean_known(values: np.ndarray) -> float:
     """The mean in percent of what has ground truth; the official tool marks the rest, and a mean of nothing, as -1."""
     known = values[values > -1]
@@ -39,14 +58,14 @@ def mean_known(values: np.ndarray) -> float:
 
 
 def by_class(precision: np.ndarray, recall: np.ndarray) -> np.ndarray:
-    """The figures `BY_CLASS` of each category: (K, 7), in percent, -1 without ground truth.
+    """The figures `BY_CLASS`, or `KEYPOINTS_BY_CLASS`, of each category: (K, 7 or 6), in percent, -1 without any.
 
     Args:
-        precision, recall: as for `summarise`.
+        precision, recall: as for `summarise`, or `summarise_keypoints`.
     """
     everything = precision[..., 0, -1]
     columns = [everything, everything[[AT_50]], everything[[AT_75]]]
-    columns += [precision[..., 1 + size, -1] for size in range(len(AREAS))]
+    columns += [precision[..., area, -1] for area in range(1, precision.shape[3])]
     columns.append(recall[:, None, :, 0, -1])
     return np.array([[mean_known(column[..., k]) for column in columns] for k in range(precision.shape[2])])
 

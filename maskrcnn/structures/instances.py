@@ -21,6 +21,7 @@ from maskrcnn.structures.rle import RLE
 
 # COCO's 17 points seen in a mirror: the nose stays, each left one changes places with its right one.
 MIRRORED_KEYPOINTS = (0, 2, 1, 4, 3, 6, 5, 8, 7, 10, 9, 12, 11, 14, 13, 16, 15)
+NUM_KEYPOINTS = len(MIRRORED_KEYPOINTS)
 NOT_ROWS = ("size", "num_classes")  # fields that belong to the object as a whole
 
 

@@ -80,6 +80,18 @@ def test_images_without_objects_are_left_out(data):
     assert {i for batch in ids(take(data, 20)) for i in batch} == set(range(9))
 
 
+def test_images_with_few_labelled_keypoints_are_left_out(data, coco_folder):
+    with pytest.raises(DatasetError, match=r"none of its 9 images has 1 labelled keypoints .*MIN_KEYPOINTS"):
+        take(data, 1, min_keypoints=1)
+    for annotation, labelled in zip(coco_folder.data["annotations"], (0, 1, 2, 3, 17, 3), strict=True):
+        annotation |= {"keypoints": [5, 5, 2] * labelled + [0, 0, 0] * (17 - labelled), "num_keypoints": labelled}
+    coco_folder.data["annotations"][-1] |= {"iscrowd": 1, "segmentation": {"size": [20, 40], "counts": [0, 800]}}
+    points = read_coco(coco_folder.write().json_path, coco_folder.images)
+    assert points.num_keypoints.tolist() == [0, 1, 0, 2, 3, 0, 17, 0, 0]
+    for least, kept in ((0, set(range(9))), (1, {1, 3, 4, 6}), (3, {4, 6})):
+        assert {i for batch in ids(take(points, 20, min_keypoints=least)) for i in batch} == kept
+
+
 def test_seeds(data):
     assert_same(take(data, 6), take(data, 6))
     assert ids(take(data, 6)) != ids(take(data, 6, seed=4))

@@ -97,6 +97,8 @@ def test_keypoints_are_there_for_every_object_or_for_none():
     assert not first.objects[0].keypoints.any()
     assert not second.objects[0].keypoints.any()
     assert a_dataset()[0].objects[0].keypoints is None
+    assert a_dataset(rows).num_keypoints.tolist() == [17, 0]  # 2, 5, 8, ...: all are above 0
+    assert a_dataset().num_keypoints.tolist() == [0, 0, 0] and a_dataset([]).num_keypoints.tolist() == []
 
 
 def test_no_image_and_no_object():

@@ -21,6 +21,12 @@ SMALL = {
     "MODEL.ROI_HEADS.MASK_HEAD.CONV_DIM": "8",
 }
 FASTER = {"MODEL.ROI_HEADS.MASK_HEAD.NAME": ""}
+KEYPOINTS = {
+    "MODEL.ROI_HEADS.KEYPOINT_HEAD.NAME": "FCNKeypointHead",
+    "MODEL.ROI_HEADS.KEYPOINT_HEAD.NUM_CONVS": "2",
+    "MODEL.ROI_HEADS.KEYPOINT_HEAD.CONV_DIM": "8",
+    "MODEL.ROI_HEADS.KEYPOINT_POOLER.SIZE": "14",
+}
 NOTHING_MATCHES = Matcher(positive=2.0, negative=2.0)
 
 
@@ -39,7 +45,8 @@ def make_sample(size, objects):
     boxes = torch.tensor([[4.0, 6.0, 30.0, 28.0], [20.0, 10.0, 40.0, 40.0]])[:objects]
     masks = BitmapMasks.from_bitmaps(torch.ones(objects, height, width, dtype=torch.bool))
     image = torch.randint(0, 256, (3, height, width), dtype=torch.uint8)
-    return Sample(image, height, size, Instances(boxes, torch.arange(objects), size, masks))
+    points = torch.tensor([25.0, 20, 2]).repeat(objects, 17, 1)
+    return Sample(image, height, size, Instances(boxes, torch.arange(objects), size, masks, points))
 
 
 def backward(model, batch, *, autocast=False):
@@ -61,7 +68,9 @@ def without_gradient(model):
 @pytest.mark.parametrize("autocast", [False, True], ids=["fp32", "bf16"])
 @pytest.mark.parametrize("case", ["objects", "one image without", "no objects", "no match"])
 @pytest.mark.parametrize("norm", ["BN", "FrozenBN", "GN"])
-@pytest.mark.parametrize("more", [{}, FASTER], ids=["mask", "faster"])
+@pytest.mark.parametrize(
+    "more", [{}, FASTER, FASTER | KEYPOINTS, KEYPOINTS], ids=["mask", "faster", "keypoint", "mask and keypoint"]
+)
 def test_every_parameter_gets_a_gradient(more, norm, case, autocast):
     model = small_model(norm, more)
     if case == "no match":
@@ -69,9 +78,11 @@ def test_every_parameter_gets_a_gradient(more, norm, case, autocast):
     objects = {"one image without": (2, 0), "no objects": (0, 0)}.get(case, (2, 1))
     losses = backward(model, [make_sample((48, 64), objects[0]), make_sample((40, 50), objects[1])], autocast=autocast)
     assert without_gradient(model) == []
-    assert ("loss_mask" in losses) == (not more)
+    assert ("loss_mask" in losses) == ("MODEL.ROI_HEADS.MASK_HEAD.NAME" not in more)
+    assert ("loss_keypoint" in losses) == ("MODEL.ROI_HEADS.KEYPOINT_HEAD.NAME" in more)
     if case in ("no objects", "no match"):
         assert losses["loss_box"] == 0 and losses["loss_rpn_box"] == 0 and losses["loss_cls"] > 0
+        assert losses.get("loss_keypoint", 0) == 0
 
 
 def train_in_process(rank):

@@ -1,4 +1,4 @@
-"""torchvision's weights: ResNet classifiers, and Faster and Mask R-CNN with a ResNet-FPN."""
+"""torchvision's weights: ResNet classifiers, and Faster, Mask and Keypoint R-CNN with a ResNet-FPN."""
 
 from __future__ import annotations
 
@@ -35,15 +35,18 @@ DETECTOR = (
     (r"roi_heads\.box_head\.fc7\.(weight|bias)", r"roi_heads.box_head.fc2.\1"),
     (r"roi_heads\.box_predictor\.cls_score\.(weight|bias)", r"roi_heads.box_head.logits.\1"),
     (r"roi_heads\.box_predictor\.bbox_pred\.(weight|bias)", r"roi_heads.box_head.deltas.\1"),
-    (r"roi_heads\.mask_head\.mask_fcn(\d)\.(weight|bias)", lambda m: mask_conv(int(m[1]) - 1, m[2])),
-    (r"roi_heads\.mask_head\.(\d)\.0\.(weight|bias)", lambda m: mask_conv(int(m[1]), m[2])),
+    (r"roi_heads\.mask_head\.mask_fcn(\d)\.(weight|bias)", lambda m: conv_of("mask_head", int(m[1]) - 1, m[2])),
+    (r"roi_heads\.mask_head\.(\d)\.0\.(weight|bias)", lambda m: conv_of("mask_head", int(m[1]), m[2])),
     (r"roi_heads\.mask_predictor\.conv5_mask\.(weight|bias)", r"roi_heads.mask_head.deconv.\1"),
     (r"roi_heads\.mask_predictor\.mask_fcn_logits\.(weight|bias)", r"roi_heads.mask_head.predictor.\1"),
+    # ReLUs stand between these convolutions, and have a number too.
+    (r"roi_heads\.keypoint_head\.(\d+)\.(weight|bias)", lambda m: conv_of("keypoint_head", int(m[1]) // 2, m[2])),
+    (r"roi_heads\.keypoint_predictor\.kps_score_lowres\.(weight|bias)", r"roi_heads.keypoint_head.deconv.\1"),
 )
 
 
-def mask_conv(index: int, kind: str) -> str:
-    return f"roi_heads.mask_head.convs.{'0.blocks.0.0' if index == 0 else index}.{kind}"
+def conv_of(head: str, index: int, kind: str) -> str:
+    return f"roi_heads.{head}.convs.{'0.blocks.0.0' if index == 0 else index}.{kind}"
 
 
 def recognises(state: Mapping[str, Tensor]) -> bool:
@@ -55,7 +58,7 @@ def convert(state: Mapping[str, Tensor]) -> Weights:
     """A torchvision state dict -> our names, background last.
 
     Raises:
-        ImportFailed: tensors without a place here (keypoint heads, `_v2` models).
+        ImportFailed: tensors without a place here (`_v2` models).
     """
     if "layer1.0.conv1.weight" in state:
         trunk = {name: tensor for name, tensor in state.items() if not name.startswith("fc.")}
@@ -75,6 +78,8 @@ def convert(state: Mapping[str, Tensor]) -> Weights:
     tensors |= background_last(rename(detector, DETECTOR, ""))
     rows = len(tensors["roi_heads.box_head.logits.bias"])
     names = coco_names() if rows == COCO_CLASSES else None
+    if rows == 2 and "roi_heads.keypoint_head.deconv.weight" in tensors:
+        names = ("person",)
     return Weights(
         tensors=tensors,
         source="torchvision detector",
@@ -99,7 +104,7 @@ def rename(state: Mapping[str, Tensor], table: tuple[Any, ...], prefix: str) -> 
         raise ImportFailed(
             f"this looks like torchvision's weights, but {len(left)} tensors have no place here: "
             f"{', '.join(left[:8])}{', ...' if len(left) > 8 else ''}. Known are ResNet classifiers, "
-            "fasterrcnn_resnet*_fpn and maskrcnn_resnet50_fpn (not _v2)"
+            "fasterrcnn_resnet*_fpn, maskrcnn_resnet50_fpn and keypointrcnn_resnet50_fpn (not _v2)"
         )
     return renamed
 

@@ -1,4 +1,4 @@
-"""Box and mask heads side by side, each with its own pooling (Mask R-CNN Fig. 4 right)."""
+"""Box, mask and keypoint heads side by side, each with its own pooling (Mask R-CNN Fig. 4 right, §5)."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from maskrcnn.modeling.layers import FeatureSpec
 from maskrcnn.modeling.matching import Matcher, Sampler
 from maskrcnn.modeling.poolers import RoIPooler
 from maskrcnn.modeling.roi_heads.box import BoxHead
+from maskrcnn.modeling.roi_heads.keypoint import KeypointHead
 from maskrcnn.modeling.roi_heads.mask import MaskHead
 from maskrcnn.modeling.roi_heads.roi_heads import RoIHeads, split_rows
-from maskrcnn.registry import BOX_HEADS, MASK_HEADS, ROI_HEADS, kwargs_of
+from maskrcnn.registry import BOX_HEADS, KEYPOINT_HEADS, MASK_HEADS, ROI_HEADS, kwargs_of
 from maskrcnn.structures import Candidates, Detections, Instances, Proposals, RoISamples
 
 
@@ -26,12 +27,15 @@ from maskrcnn.structures import Candidates, Detections, Instances, Proposals, Ro
     BOX_HEAD=BOX_HEADS,
     MASK_POOLER=RoIPooler,
     MASK_HEAD=MASK_HEADS,
+    KEYPOINT_POOLER=RoIPooler,
+    KEYPOINT_HEAD=KEYPOINT_HEADS,
 )
 class StandardRoIHeads(RoIHeads):
-    """A box head and, if wanted, a mask head, each on features of its own pooler.
+    """A box head and, if wanted, a mask head and a keypoint head, each on features of its own pooler.
 
     Args:
-        mask_pooler, mask_head: both, or neither (Faster R-CNN).
+        mask_pooler, mask_head: both, or neither (without a keypoint head: Faster R-CNN).
+        keypoint_pooler, keypoint_head: both, or neither.
     """
 
     def __init__(
@@ -44,6 +48,8 @@ class StandardRoIHeads(RoIHeads):
         box_head: BoxHead,
         mask_pooler: RoIPooler | None = None,
         mask_head: MaskHead | None = None,
+        keypoint_pooler: RoIPooler | None = None,
+        keypoint_head: KeypointHead | None = None,
         matcher: Matcher = Matcher(positive=0.5, negative=0.5),
         sampler: Sampler = Sampler(batch_size_per_image=512, positive_fraction=0.25),
         score_thresh_test: float = 0.05,
@@ -60,6 +66,7 @@ class StandardRoIHeads(RoIHeads):
         )
         self.box_pooler, self.box_head = box_pooler, box_head
         self.mask_pooler, self.mask_head = mask_pooler, mask_head
+        self.keypoint_pooler, self.keypoint_head = keypoint_pooler, keypoint_head
 
     @classmethod
     def from_config(
@@ -77,12 +84,16 @@ class StandardRoIHeads(RoIHeads):
             mask_pooler = RoIPooler(specs, conventions, **kwargs_of(RoIPooler, cfg["MASK_POOLER"]))
             mask_head = MASK_HEADS.build(cfg["MASK_HEAD"], mask_pooler.roi, num_classes)
             parts |= {"mask_pooler": mask_pooler, "mask_head": mask_head}
+        if cfg["KEYPOINT_HEAD"]["NAME"]:
+            keypoint_pooler = RoIPooler(specs, conventions, **kwargs_of(RoIPooler, cfg["KEYPOINT_POOLER"]))
+            keypoint_head = KEYPOINT_HEADS.build(cfg["KEYPOINT_HEAD"], keypoint_pooler.roi, num_classes)
+            parts |= {"keypoint_pooler": keypoint_pooler, "keypoint_head": keypoint_head}
         options = {**kwargs_of(cls, cfg), **parts}
         return cls(num_classes, detections_per_image, conventions.min_detection_size, **options)
 
     @property
     def heads(self) -> list[nn.Module]:
-        return [head for head in (self.box_head, self.mask_head) if head is not None]
+        return [head for head in (self.box_head, self.mask_head, self.keypoint_head) if head is not None]
 
     def losses(
         self, features: dict[str, Tensor], proposals: list[Proposals], targets: list[Instances]
@@ -92,21 +103,25 @@ class StandardRoIHeads(RoIHeads):
         if self.mask_head is not None:
             foreground = [s.foreground() for s in samples]
             losses |= self.mask_head.losses(self.mask_logits(features, foreground), foreground, targets)
+        if self.keypoint_head is not None:
+            labelled = self.keypoint_head.samples(samples, targets)
+            losses |= self.keypoint_head.losses(self.keypoint_logits(features, labelled), labelled, targets)
         return losses
 
     def score(self, features: dict[str, Tensor], proposals: list[Proposals]) -> list[Candidates]:
         return self.box_head.score(self.box_output(features, proposals), proposals)
 
     def on_boxes(self, features: dict[str, Tensor], detections: list[Detections]) -> dict[str, Tensor]:
-        if self.mask_head is None:
-            return {}
-        return {"masks": self.mask_head.inference(self.mask_logits(features, detections), detections)}
+        outputs = {}
+        if self.mask_head is not None:
+            outputs["masks"] = self.mask_head.inference(self.mask_logits(features, detections), detections)
+        if self.keypoint_head is not None:
+            outputs["keypoints"] = self.keypoint_head.inference(self.keypoint_logits(features, detections), detections)
+        return outputs
 
     def finish(self, outputs: dict[str, Tensor], detections: list[Detections]) -> list[Detections]:
-        if "masks" not in outputs:
-            return detections
-        masks = split_rows(outputs["masks"], detections)
-        return [replace(d, masks=m) for d, m in zip(detections, masks, strict=True)]
+        rows: dict[str, list[Any]] = {name: split_rows(values, detections) for name, values in outputs.items()}
+        return [replace(d, **{name: parts[i] for name, parts in rows.items()}) for i, d in enumerate(detections)]
 
     def box_output(
         self, features: dict[str, Tensor], rows: list[RoISamples] | list[Proposals]
@@ -116,3 +131,7 @@ class StandardRoIHeads(RoIHeads):
     def mask_logits(self, features: dict[str, Tensor], rows: list[RoISamples] | list[Detections]) -> Tensor:
         assert self.mask_head is not None and self.mask_pooler is not None
         return self.mask_head(self.mask_pooler(features, [r.boxes for r in rows]))
+
+    def keypoint_logits(self, features: dict[str, Tensor], rows: list[RoISamples] | list[Detections]) -> Tensor:
+        assert self.keypoint_head is not None and self.keypoint_pooler is not None
+        return self.keypoint_head(self.keypoint_pooler(features, [r.boxes for r in rows]))

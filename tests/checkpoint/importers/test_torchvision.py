@@ -51,8 +51,8 @@ def test_old_names_mean_eps_zero():
 
 def test_what_is_left_over_is_listed(models):
     state = dict(models[1].state_dict())
-    state["roi_heads.keypoint_head.0.weight"] = torch.zeros(1)
-    with pytest.raises(ImportFailed, match=r"roi_heads\.keypoint_head\.0\.weight"):
+    state["roi_heads.point_head.0.weight"] = torch.zeros(1)
+    with pytest.raises(ImportFailed, match=r"roi_heads\.point_head\.0\.weight"):
         recognise(state)
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from maskrcnn.modeling.layers import RoISpec
-from maskrcnn.modeling.roi_heads import FCNMaskHead, TwoFCBoxHead
+from maskrcnn.modeling.roi_heads import FCNMaskHead, MLPMaskHead, TwoFCBoxHead
 from maskrcnn.structures import Detections, Instances, Proposals, RoISamples
 from maskrcnn.structures.masks import BitmapMasks
 
@@ -105,3 +105,85 @@ def test_heads_on_all_levels():
         28,
         28,
     )
+
+
+def test_class_agnostic_masks_have_one_channel():
+    head = FCNMaskHead(RoISpec(4, (14, 14)), 3, conv_dim=8, predicts="agnostic")
+    logits = head(torch.randn(2, 4, 14, 14))
+    assert logits.shape == (2, 1, 28, 28) and head.rows_per_class == {}
+    samples, targets = make_samples()
+    foreground = [samples[0].foreground()]
+    goals = targets[0].masks.crop(foreground[0].gt_index, foreground[0].boxes, 28).double()
+    p = logits[:, 0].double().sigmoid()
+    expected = -(goals * p.log() + (1 - goals) * (1 - p).log()).mean().item()
+    assert head.losses(logits, foreground, targets)["loss_mask"].item() == pytest.approx(expected, rel=1e-5)
+    detections = [Detections(torch.zeros(2, 4), torch.ones(2), torch.tensor([1, 2]), SIZE)]
+    torch.testing.assert_close(head.inference(logits, detections), logits[:, 0].sigmoid())
+
+
+def test_softmax_masks_compete_with_each_other_and_a_background():
+    head = FCNMaskHead(RoISpec(4, (14, 14)), 3, conv_dim=8, predicts="softmax")
+    samples, targets = make_samples()
+    foreground = [samples[0].foreground()]
+    logits = torch.randn(2, 4, 28, 28)
+    assert head(torch.randn(2, 4, 14, 14)).shape == logits.shape
+    goals = targets[0].masks.crop(foreground[0].gt_index, foreground[0].boxes, 28)
+    p = logits.double().exp() / logits.double().exp().sum(dim=1, keepdim=True)
+    expected = 0.0
+    for r, label in enumerate([2, 0]):
+        expected -= torch.where(goals[r] == 1, p[r, label], p[r, 3]).log().mean().item() / 2
+    assert head.losses(logits, foreground, targets)["loss_mask"].item() == pytest.approx(expected, rel=1e-5)
+    detections = [Detections(torch.zeros(2, 4), torch.ones(2), torch.tensor([1, 2]), SIZE)]
+    torch.testing.assert_close(head.inference(logits, detections), torch.stack([p[0, 1], p[1, 2]]).float())
+
+
+@pytest.mark.parametrize("num_fcs", [2, 3])
+def test_the_mlp_head_is_that_of_table_2e(num_fcs):
+    head = MLPMaskHead(RoISpec(4, (7, 7)), 80, num_fcs=num_fcs)
+    sizes = [(m.in_features, m.out_features) for m in head.modules() if isinstance(m, torch.nn.Linear)]
+    assert sizes == [(196, 1024), *[(1024, 1024)] * (num_fcs - 1), (1024, 80 * 28 * 28)]
+    x = torch.randn(2, 4, 7, 7)
+    hidden = x.flatten(1)
+    for layer in (m for m in head.fcs.modules() if isinstance(m, torch.nn.Linear)):
+        hidden = (hidden @ layer.weight.T + layer.bias).clamp(min=0)
+    expected = hidden @ head.predictor.weight[784 * 3 : 784 * 4].T  # the biases are zero
+    torch.testing.assert_close(head(x)[:, 3], expected.view(2, 28, 28), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("predicts", ["class", "agnostic", "softmax"])
+@pytest.mark.parametrize("make_head", [FCNMaskHead, MLPMaskHead])
+def test_each_mask_branch_learns_and_is_whole_without_rois(make_head, predicts):
+    options = {"conv_dim": 8} if make_head is FCNMaskHead else {"fc_dim": 8}
+    head = make_head(RoISpec(4, (14, 14)), 3, **options, predicts=predicts)
+    samples, targets = make_samples()
+    foreground = [samples[0].foreground()]
+    head.losses(head(torch.randn(2, 4, 14, 14)), foreground, targets)["loss_mask"].backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() and (p.grad != 0).any() for p in head.parameters())
+    head.zero_grad()
+    nothing = head.losses(head(torch.zeros(0, 4, 14, 14)), [samples[0][:0]], targets)["loss_mask"]
+    nothing.backward()
+    assert nothing == 0 and all(p.grad is not None and (p.grad == 0).all() for p in head.parameters())
+    none = [Detections.empty(SIZE)]
+    assert head.inference(head(torch.zeros(0, 4, 14, 14)), none).shape == (0, 28, 28)
+
+
+def test_class_rows_of_the_mask_predictor():
+    """What fine-tuning on other classes copies: the rows of one class, whatever stands for it."""
+    for head in (FCNMaskHead(RoISpec(4, (14, 14)), 3), MLPMaskHead(RoISpec(4, (7, 7)), 3, fc_dim=8, size=10)):
+        rows = head.rows_per_class["predictor"]
+        with torch.no_grad():
+            for label in range(3):
+                head.predictor.bias[label * rows : (label + 1) * rows] = label
+                head.predictor.weight.zero_()
+        side = head.shape[1] if isinstance(head, MLPMaskHead) else 28
+        x = torch.zeros(1, 4, 14, 14) if isinstance(head, FCNMaskHead) else torch.zeros(1, 4, 7, 7)
+        assert torch.equal(head(x)[0], torch.arange(3.0)[:, None, None].expand(3, side, side))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"predicts": "sigmoid"}, "PREDICTS: 'sigmoid' is not one of"), ({"num_fcs": 0}, "NUM_FCS")],
+)
+def test_mask_options_are_checked(options, message):
+    with pytest.raises(ValueError, match=message):
+        MLPMaskHead(RoISpec(4, (14, 14)), 3, **options)
