@@ -1,6 +1,17 @@
-from maskrcnn.modeling.roi_heads.box import BoxHead, TwoFCBoxHead
+from maskrcnn.modeling.roi_heads.box import BoxHead, PooledBoxHead, TwoFCBoxHead
+from maskrcnn.modeling.roi_heads.c4 import C4RoIHeads, RoIStage
 from maskrcnn.modeling.roi_heads.mask import FCNMaskHead, MaskHead
 from maskrcnn.modeling.roi_heads.roi_heads import RoIHeads
 from maskrcnn.modeling.roi_heads.standard import StandardRoIHeads
 
-__all__ = ["BoxHead", "FCNMaskHead", "MaskHead", "RoIHeads", "StandardRoIHeads", "TwoFCBoxHead"]
+__all__ = [
+    "BoxHead",
+    "C4RoIHeads",
+    "FCNMaskHead",
+    "MaskHead",
+    "PooledBoxHead",
+    "RoIHeads",
+    "RoIStage",
+    "StandardRoIHeads",
+    "TwoFCBoxHead",
+]
