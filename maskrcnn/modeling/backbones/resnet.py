@@ -4,14 +4,67 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from maskrcnn.modeling.backbones.stages import BasicBlock, BlockOptions, Bottleneck, Stem, make_stage
-from maskrcnn.modeling.layers import FeatureSpec
+from maskrcnn.modeling.backbones.stages import BlockOptions, make_3x3, make_shortcut, make_stage
+from maskrcnn.modeling.layers import ConvNorm, FeatureSpec, init_kaiming
 from maskrcnn.registry import BACKBONES
 
 BLOCKS_PER_STAGE = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 STAGES = ("res2", "res3", "res4", "res5")
+
+
+class Stem(nn.Module):
+    """7x7 convolution of stride 2, then 3x3 max-pooling of stride 2."""
+
+    def __init__(self, channels: int, norm: str) -> None:
+        super().__init__()
+        self.conv1 = ConvNorm(3, channels, 7, norm=norm, stride=2)
+        init_kaiming(self.conv1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.max_pool2d(F.relu(self.conv1(x), inplace=True), kernel_size=3, stride=2, padding=1)
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions (ResNet-18 and 34)."""
+
+    expansion = 1
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int, options: BlockOptions) -> None:
+        super().__init__()
+        norm, dilation = options.norm, options.dilation
+        self.conv1 = ConvNorm(in_channels, out_channels, 3, norm=norm, stride=stride, dilation=dilation)
+        self.conv2 = ConvNorm(out_channels, out_channels, 3, norm=norm, dilation=dilation)
+        self.shortcut = make_shortcut(in_channels, out_channels, stride, norm)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.conv2(F.relu(self.conv1(x), inplace=True))
+        return F.relu(out + self.shortcut(x), inplace=True)
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3, 1x1 (ResNet-50 and deeper); the stride in the first 1x1 (MSRA's weights) or the 3x3 (torchvision's).
+
+    With groups it is the block of ResNeXt (Xie et al. 2017, Fig. 3c).
+    """
+
+    expansion = 4
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int, options: BlockOptions) -> None:
+        super().__init__()
+        norm, inner = options.norm, options.inner
+        stride_1x1, stride_3x3 = (stride, 1) if options.stride_in_1x1 else (1, stride)
+        self.conv1 = ConvNorm(in_channels, inner, 1, norm=norm, stride=stride_1x1)
+        self.conv2 = make_3x3(inner, stride_3x3, options)
+        self.conv3 = ConvNorm(inner, out_channels, 1, norm=norm)
+        self.shortcut = make_shortcut(in_channels, out_channels, stride, norm)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = F.relu(self.conv1(x), inplace=True)
+        out = F.relu(self.conv2(out), inplace=True)
+        return F.relu(self.conv3(out) + self.shortcut(x), inplace=True)
 
 
 @BACKBONES.register()

@@ -105,3 +105,11 @@ def test_heads_on_all_levels():
         28,
         28,
     )
+
+
+def test_a_mask_head_without_convolutions():
+    head = FCNMaskHead(RoISpec(6, (7, 7)), 3, num_convs=0, conv_dim=8)
+    x = torch.randn(2, 6, 7, 7)
+    assert torch.equal(head(x), head.predictor(head.deconv(x).relu())) and head(x).shape == (2, 3, 14, 14)
+    with pytest.raises(ValueError, match="NUM_CONVS: 0; 3 levels need at least 1"):
+        FCNMaskHead(RoISpec(6, (7, 7), levels=3), 3, num_convs=0)
