@@ -153,3 +153,8 @@ def test_fpn_equals_torchvisions():
         torch.testing.assert_close(got[name.replace("res", "p")], expected[name])
     assert torch.equal(got["p6"], got["p5"][:, :, ::2, ::2])
     assert list(got) == list(ours.specs) == ["p2", "p3", "p4", "p5", "p6"] and ours.specs["p6"].stride == 64
+
+
+def test_fpn_refuses_levels_that_do_not_halve():
+    with pytest.raises(ValueError, match="strides 4, 8, 16, 16"):
+        FPN(ResNet(depth=18, res5_dilation=2).specs)

@@ -213,3 +213,17 @@ def test_compiled_parts_answer_alike():
     for one, other in zip(expected, found, strict=True):
         torch.testing.assert_close(one.boxes, other.boxes, rtol=1e-4, atol=1e-3)
         torch.testing.assert_close(one.masks, other.masks, rtol=1e-3, atol=1e-4)
+
+
+def test_a_few_steps_lower_the_loss():
+    model = make_model({"BACKBONE.NORM": "GN", "BACKBONE.FREEZE_AT": 0})
+    batch = make_batch(2, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.02, momentum=0.9)
+    totals = []
+    for _ in range(12):
+        total = sum(model(batch).values())
+        optimizer.zero_grad()
+        total.backward()
+        optimizer.step()
+        totals.append(total.item())
+    assert sum(totals[-3:]) < 0.8 * sum(totals[:3])
