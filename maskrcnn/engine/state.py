@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -43,6 +43,8 @@ def load_weights(model: Model, weights: Weights, *, strict: bool, class_names: S
     Raises:
         CheckpointError: they do not fit; see `checkpoint.fit`.
     """
+    if not strict:  # they may be a whole trunk's
+        weights = replace(weights, tensors={model.place(name): tensor for name, tensor in weights.tensors.items()})
     rows = None if class_names is None else ClassRows(model.class_rows(), class_names)
     fitted = fit(weights, model.state_dict(), strict=strict, rows=rows)
     model.load_state_dict(fitted.tensors, strict=False)

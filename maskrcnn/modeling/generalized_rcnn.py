@@ -61,7 +61,7 @@ class GeneralizedRCNN(Model):
         neck = NECKS.build(cfg["NECK"], backbone.specs)
         specs = backbone.specs if neck is None else neck.specs
         proposals = PROPOSALS.build(cfg["PROPOSALS"], specs, conventions)
-        roi_heads = ROI_HEADS.build(cfg["ROI_HEADS"], specs, num_classes, detections_per_image, conventions)
+        roi_heads = ROI_HEADS.build(cfg["ROI_HEADS"], specs, num_classes, detections_per_image, conventions, backbone)
         return cls(backbone, neck, proposals, roi_heads, cfg["PIXEL_MEAN"], cfg["PIXEL_STD"])
 
     def losses(self, batch: list[Sample]) -> dict[str, Tensor]:
@@ -89,7 +89,14 @@ class GeneralizedRCNN(Model):
                 f"SOLVER.GRADIENT_CHECKPOINTING: the backbone {type(self.backbone).__name__} has no blocks() that says "
                 "what to recompute; add it, or leave the key off"
             )
-        return list(blocks())
+        return [*blocks(), *getattr(self.roi_heads, "roi_stage", ())]
+
+    def place(self, name: str) -> str:
+        stage = getattr(self.roi_heads, "roi_stage", None)
+        if stage is None:
+            return name
+        in_trunk = f"backbone.{stage.name_in_trunk}."
+        return f"roi_heads.roi_stage.{name.removeprefix(in_trunk)}" if name.startswith(in_trunk) else name
 
     def image_batch(self, batch: list[Sample]) -> ImageBatch:
         return ImageBatch.from_samples(batch, self.pixel_mean, self.pixel_std, self.divisibility)

@@ -100,6 +100,10 @@ class Model(nn.Module):
             for kind in ("weight", "bias")
         }
 
+    def place(self, name: str) -> str:
+        """What a tensor of some weights is called here: a stage of the trunk may stand elsewhere in this model."""
+        return name
+
     def losses(self, batch: list[Any]) -> dict[str, Tensor]:
         """Scalars; the sum of those whose name starts with loss_ is what training minimises, the others are logged."""
         raise NotImplementedError

@@ -1,4 +1,4 @@
-"""torchvision's weights: ResNet classifiers, and Faster, Mask and Keypoint R-CNN with a ResNet-FPN."""
+"""torchvision's weights: ResNet and ResNeXt classifiers, and Faster, Mask and Keypoint R-CNN with a ResNet-FPN."""
 
 from __future__ import annotations
 
@@ -132,7 +132,13 @@ def fold_zero_eps(tensors: dict[str, Tensor]) -> None:
 
 
 def needs(trunk: Mapping[str, Tensor]) -> dict[str, Any]:
-    return {"MODEL.BACKBONE.DEPTH": depth_of(trunk), "MODEL.BACKBONE.STRIDE_IN_1X1": False}
+    grouped = trunk["layer1.0.conv2.weight"]  # ResNeXt: (groups * width_per_group, width_per_group, 3, 3)
+    return {
+        "MODEL.BACKBONE.DEPTH": depth_of(trunk),
+        "MODEL.BACKBONE.STRIDE_IN_1X1": False,
+        "MODEL.BACKBONE.GROUPS": len(grouped) // grouped.shape[1],
+        "MODEL.BACKBONE.WIDTH_PER_GROUP": grouped.shape[1],
+    }
 
 
 def depth_of(trunk: Mapping[str, Tensor]) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -20,6 +21,12 @@ class FPN(nn.Module):
 
     def __init__(self, specs: Mapping[str, FeatureSpec], *, channels: int = 256, norm: str = "") -> None:
         super().__init__()
+        strides = [spec.stride for spec in specs.values()]
+        if any(coarse != 2 * fine for fine, coarse in pairwise(strides)):
+            raise ValueError(
+                f"FPN: the levels {', '.join(specs)} have strides {', '.join(map(str, strides))}, but each must be "
+                "twice the one before; a dilated res5 goes without an FPN"
+            )
         self.in_features = tuple(specs)
         self.lateral = nn.ModuleDict()
         self.output = nn.ModuleDict()

@@ -94,6 +94,22 @@ class TwoFCBoxHead(BoxHead):
         return self.predict(self.fc2(self.fc1(x)))
 
 
+@BOX_HEADS.register(CODER=BoxCoder)
+class PooledBoxHead(BoxHead):
+    """The average of the features that a stage of the trunk has made of a RoI (Mask R-CNN Fig. 4 left, behind res5).
+
+    RoI features (R, C, h, w) -> logits (R, K+1), deltas (R, K, 4).
+    """
+
+    def __init__(
+        self, roi: RoISpec, num_classes: int, *, coder: BoxCoder = FAST_RCNN_CODER, smooth_l1_beta: float = 1.0
+    ) -> None:
+        super().__init__(roi.channels, num_classes, coder=coder, smooth_l1_beta=smooth_l1_beta)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.predict(x.mean(dim=(2, 3)))
+
+
 class FlatLinear(nn.Linear):
     """(R, ...) flattened in the order channel, row, column -> (R, out) through a linear layer and a ReLU."""
 

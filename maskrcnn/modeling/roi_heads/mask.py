@@ -121,6 +121,7 @@ class FCNMaskHead(MaskHead):
     """The fully convolutional head of §3 and Fig. 4 right: 3x3 convs, a 2x deconv, a 1x1 predictor.
 
     RoI features (R, C, 14, 14), or (L, R, C, 14, 14) from all levels -> mask logits (R, K, 28, 28), one for each class.
+    Without convolutions it is Fig. 4 left, on the (R, 2048, 7, 7) that res5 gives: logits (R, K, 14, 14).
 
     Args:
         predicts: "class": a mask per class; "agnostic": one for all; "softmax": classes compete (Table 2b).
@@ -137,11 +138,13 @@ class FCNMaskHead(MaskHead):
         predicts: str = "class",
     ) -> None:
         super().__init__(predicts)
-        if num_convs < 1:
-            raise ValueError(f"FCNMaskHead.NUM_CONVS: {num_convs} is not at least 1")
-        first = PerLevel(lambda: conv_relu_stack(roi.channels, conv_dim, 1, norm), roi.levels)
-        self.convs = nn.Sequential(first, *conv_relu_stack(conv_dim, conv_dim, num_convs - 1, norm))
-        self.deconv = nn.ConvTranspose2d(conv_dim, conv_dim, kernel_size=2, stride=2)
+        if num_convs < (roi.levels > 1):
+            raise ValueError(f"FCNMaskHead.NUM_CONVS: {num_convs}; {roi.levels} levels need at least 1, to be fused by")
+        self.convs = nn.Sequential()
+        if num_convs > 0:
+            self.convs.append(PerLevel(lambda: conv_relu_stack(roi.channels, conv_dim, 1, norm), roi.levels))
+            self.convs.extend(conv_relu_stack(conv_dim, conv_dim, num_convs - 1, norm))
+        self.deconv = nn.ConvTranspose2d(conv_dim if num_convs > 0 else roi.channels, conv_dim, kernel_size=2, stride=2)
         self.predictor = nn.Conv2d(conv_dim, self.prediction.channels(num_classes), kernel_size=1)
         init_kaiming(self.deconv)
         init_normal(self.predictor, std=0.001)

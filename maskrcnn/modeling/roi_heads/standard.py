@@ -76,6 +76,7 @@ class StandardRoIHeads(RoIHeads):
         num_classes: int,
         detections_per_image: int,
         conventions: Conventions = OURS,
+        backbone: nn.Module | None = None,
     ) -> Self:
         box_pooler = RoIPooler(specs, conventions, **kwargs_of(RoIPooler, cfg["BOX_POOLER"]))
         box_head = BOX_HEADS.build(cfg["BOX_HEAD"], box_pooler.roi, num_classes)

@@ -187,3 +187,11 @@ def test_class_rows_of_the_mask_predictor():
 def test_mask_options_are_checked(options, message):
     with pytest.raises(ValueError, match=message):
         MLPMaskHead(RoISpec(4, (14, 14)), 3, **options)
+
+
+def test_a_mask_head_without_convolutions():
+    head = FCNMaskHead(RoISpec(6, (7, 7)), 3, num_convs=0, conv_dim=8)
+    x = torch.randn(2, 6, 7, 7)
+    assert torch.equal(head(x), head.predictor(head.deconv(x).relu())) and head(x).shape == (2, 3, 14, 14)
+    with pytest.raises(ValueError, match="NUM_CONVS: 0; 3 levels need at least 1"):
+        FCNMaskHead(RoISpec(6, (7, 7), levels=3), 3, num_convs=0)
