@@ -229,3 +229,13 @@ def test_the_command(tmp_path, capsys):
     assert "coco_instances_results.json is missing" in capsys.readouterr().err
     assert cli.main(["report", str(tmp_path)]) == 2
     assert "no folder of a run: it has no config.yaml" in capsys.readouterr().err
+
+
+def test_figures_of_keypoints_leave_the_page_to_boxes_and_masks(tmp_path):
+    run = make_evaluated_run(tmp_path, images=4)
+    path = run.folder / "inference" / "coco_figures.json"
+    figures = json.loads(path.read_text())
+    figures["kinds"]["keypoints"] = {"figures": {"AP": 1.0}, "by_class": {"columns": [], "rows": []}, "precision": {}}
+    path.write_text(json.dumps(figures))
+    (found,) = report_data(run.folder, run.test_sets)["sets"]
+    assert found["kinds"].keys() == {"segm", "bbox"}
