@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy._core import multiarray
+from numpy._core import multiarray, numeric
 from torch import Tensor
 
 # What a pickle of arrays and plain containers names. numpy's functions here only make an array of bytes and a type.
@@ -41,6 +41,8 @@ def _dtype(*arguments: Any) -> np.dtype[Any]:
 
 ADMITTED: dict[tuple[str, str], Any] = {
     **ARRAYS,
+    ("numpy.core.numeric", "_frombuffer"): numeric._frombuffer,  # protocol 5
+    ("numpy._core.numeric", "_frombuffer"): numeric._frombuffer,
     ("numpy", "ndarray"): np.ndarray,
     ("numpy", "dtype"): _dtype,
     ("collections", "OrderedDict"): OrderedDict,
