@@ -18,6 +18,8 @@ ARRAYS = {
     for core in ("core", "_core")
     for name in ("_reconstruct", "scalar")
 }
+for core in ("core", "_core"):  # protocol 5
+    ARRAYS[f"numpy.{core}.numeric", "_frombuffer"] = getattr(numeric, "_frombuffer")  # noqa: B009 - typeshed lacks it
 
 
 class RefusedError(pickle.UnpicklingError):
@@ -41,8 +43,6 @@ def _dtype(*arguments: Any) -> np.dtype[Any]:
 
 ADMITTED: dict[tuple[str, str], Any] = {
     **ARRAYS,
-    ("numpy.core.numeric", "_frombuffer"): numeric._frombuffer,  # protocol 5
-    ("numpy._core.numeric", "_frombuffer"): numeric._frombuffer,
     ("numpy", "ndarray"): np.ndarray,
     ("numpy", "dtype"): _dtype,
     ("collections", "OrderedDict"): OrderedDict,
