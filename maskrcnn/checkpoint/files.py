@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from maskrcnn.atomic import WholeFile
+from maskrcnn.checkpoint.pickles import RefusedError, read_pickle
 
 JSON_KEYS = ("class_names", "category_ids")  # in a .safetensors file's metadata, whose values are strings
 PLAIN = (bool, int, float, str, type(None))
@@ -67,7 +68,7 @@ def _check_plain(value: Any, place: str) -> None:
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """The content of a .pth or .safetensors file, tensors on the CPU. Nothing in the file is executed.
+    """The content of a .pth, .pkl or .safetensors file, tensors on the CPU. Nothing in the file is executed.
 
     Raises:
         CheckpointError: missing, truncated, not a weights file, or with Python objects in it.
@@ -90,7 +91,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         return _read_safetensors(path)
     if not start.startswith((b"PK\x03\x04", b"\x80")):  # a zip archive, what torch.save writes, or a binary pickle
         raise CheckpointError(f"{path} is no PyTorch weights file: it begins with {start[:20]!r}")
-    content = _read_torch(path)
+    content = _read_plain_pickle(path) if path.suffix == ".pkl" else _read_torch(path)
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds a {type(content).__name__} instead of a dict of tensors")
     return content
@@ -111,6 +112,19 @@ def _read_torch(path: Path) -> Any:
     except (RuntimeError, EOFError, ValueError, KeyError, IndexError, OSError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(f"{path} is truncated, or no PyTorch weights file ({reason})") from error
+
+
+def _read_plain_pickle(path: Path) -> Any:
+    try:
+        return read_pickle(path)
+    except RefusedError as error:
+        raise CheckpointError(
+            f"{path} holds {error} besides arrays and plain values. Loading it could run code from the file, so it is "
+            "refused; nothing in it was run"
+        ) from error
+    except Exception as error:  # a damaged pickle fails in any way
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(f"{path} is truncated, or no pickle of arrays ({reason})") from error
 
 
 def _read_safetensors(path: Path) -> dict[str, Any]:
