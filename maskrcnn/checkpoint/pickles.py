@@ -12,15 +12,6 @@ import torch
 from numpy._core import multiarray, numeric
 from torch import Tensor
 
-# What a pickle of arrays and plain containers names. numpy's functions here only make an array of bytes and a type.
-ARRAYS = {
-    (f"numpy.{core}.multiarray", name): getattr(multiarray, name)
-    for core in ("core", "_core")
-    for name in ("_reconstruct", "scalar")
-}
-for core in ("core", "_core"):  # protocol 5
-    ARRAYS[f"numpy.{core}.numeric", "_frombuffer"] = getattr(numeric, "_frombuffer")  # noqa: B009 - typeshed lacks it
-
 
 class RefusedError(pickle.UnpicklingError):
     """The pickle names something besides arrays and plain containers."""
@@ -41,9 +32,25 @@ def _dtype(*arguments: Any) -> np.dtype[Any]:
     return kind
 
 
+class _ArrayType:
+    """Stands for `np.ndarray`, which a pickle names but must not call: given a buffer, it takes bytes for objects."""
+
+
+def _empty_array(kind: Any, shape: Any, code: Any) -> np.ndarray[Any, Any]:
+    """An array to be filled in, as `multiarray._reconstruct(np.ndarray, (0,), b"b")` makes it; nothing else."""
+    if not isinstance(kind, _ArrayType):
+        raise RefusedError(f"an array of the type {kind!r}")
+    return np.ndarray((0,), np.int8)
+
+
+ARRAY_TYPE = _ArrayType()
+CORES = ("core", "_core")  # of numpy 1 and 2
 ADMITTED: dict[tuple[str, str], Any] = {
-    **ARRAYS,
-    ("numpy", "ndarray"): np.ndarray,
+    **{(f"numpy.{core}.multiarray", "_reconstruct"): _empty_array for core in CORES},
+    **{(f"numpy.{core}.multiarray", "scalar"): multiarray.scalar for core in CORES},
+    # protocol 5; it makes no array of objects
+    **{(f"numpy.{core}.numeric", "_frombuffer"): getattr(numeric, "_frombuffer") for core in CORES},  # noqa: B009
+    ("numpy", "ndarray"): ARRAY_TYPE,
     ("numpy", "dtype"): _dtype,
     ("collections", "OrderedDict"): OrderedDict,
     ("_codecs", "encode"): _encode,

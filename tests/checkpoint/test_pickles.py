@@ -82,3 +82,16 @@ def test_damage_is_told_and_never_anything_else(tmp_path):
             load_checkpoint(path)
         except CheckpointError as error:
             assert str(path) in str(error)
+
+
+@pytest.mark.parametrize("buffer", [b"\x01" * 8, b"\x00" * 8])
+def test_bytes_are_not_taken_for_objects(tmp_path, buffer):
+    """`np.ndarray` with a buffer and objects as its type reads pointers out of the file."""
+
+    class Forged:
+        def __reduce__(self):
+            return np.ndarray, ((1,), "O", buffer)
+
+    (tmp_path / "w.pkl").write_bytes(pickle.dumps({"model": Forged()}))
+    with pytest.raises((RefusedError, TypeError)):
+        read_pickle(tmp_path / "w.pkl")
