@@ -89,7 +89,7 @@ function describeFound(members, truth, row, kind, classes) {
   if (truth.objects.crowd[row]) return `a crowd region: ${classes[truth.objects.label[row]]}`;
   const said = members.map(({ run }, i) => {
     const score = foundScore(truth.views[i], kind, row);
-    return `${run.name} ${score < 0 ? "not found" : fixed(score)}`;
+    return `${run.name} ${score < 0 ? "not found" : scoreText(score)}`;
   });
   return `${name}: ${said.join(", ")}`;
 }

@@ -50,6 +50,7 @@ function makeGallery(state, viewer, { note = SIDE_BY_SIDE, makeCard = pictureCar
     const pictures = (group?.pictures ?? []).map((index) => set.pictures[index]).filter(has);
     const items = pictures.map((picture) => ({ picture, focus: null, text: () => text(state, picture) }));
     lazy.clear();
+    items.slice(0, limit).forEach((item) => imageOf(item.picture)); // loaded by the time of a print
     cards.replaceChildren(
       ...items.slice(0, limit).map((item, i) => makeCard(state, item, lazy, () => viewer.open(items, i))),
     );

@@ -48,7 +48,7 @@ function headlineTable(set) {
   const head = make("tr", {}, make("td"), ...HEADLINE.map((name) => make("th", { scope: "col" }, name)));
   return make(
     "div",
-    { class: "scroll" },
+    { class: "scroll", tabindex: 0, role: "region", "aria-label": "Figures" },
     make("table", { class: "headline" }, make("thead", {}, head), make("tbody", {}, ...rows)),
   );
 }
