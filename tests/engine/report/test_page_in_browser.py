@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from typing import Any
 
 import cv2
@@ -153,10 +154,13 @@ def test_the_charts_mark_the_score(show):
 
 def test_tables_are_saved_as_csv(show):
     page = show(example_data(pictures=1))
-    rows = [["category", "AP"], ['say "a, b"', 1.5], ["dog", None]]
-    code = "const [h, ...r] = arguments[0]; return asCSV(h.map((name) => ({name})), r.map((cells) => ({cells})))"
-    saved = list(csv.reader(page.js(code, rows).splitlines()))
-    assert saved == [["category", "AP"], ['say "a, b"', "1.5"], ["dog", ""]]
+    rows = [["category", "AP"], ['say "a, b"', 1.5], ["dog", None], ["=1+2", -1], ["a\rb", -0.5]]
+    code = """
+        const [h, ...r] = arguments[0];
+        return asCSV(h.map((name) => ({name, show: figure})), r.map((cells) => ({cells})));
+    """
+    saved = list(csv.reader(io.StringIO(page.js(code, rows), newline="")))
+    assert saved == [["category", "AP"], ['say "a, b"', "1.5"], ["dog", ""], ["'=1+2", ""], ["a\rb", "-0.5"]]
 
 
 def test_tables_sort(show):
@@ -346,6 +350,109 @@ def test_the_config_can_be_searched(show):
     page.find("#config-filter").send_keys("solver COMMAND")
     assert [one.text for one in page.all(".config tbody th")] == ["SOLVER.BASE_LR"]
     assert page.text("#config-count") == "1 of 3"
+
+
+# ---- keyboard, links, print ----
+
+
+def test_the_keyboard_keeps_its_place(show):
+    data = example_data(sets=2)
+    page = show(data)
+    for identifier in ("category", "kind", "set"):
+        page.find(f"#{identifier}").send_keys(Keys.ARROW_DOWN)
+        page.settle()
+        assert page.js("return document.activeElement.id") == identifier
+    assert page.js("return document.getElementById('set').value") == "1"
+    assert page.js("return document.getElementById('category').value") == "-1"  # a new set begins anew
+
+
+@pytest.mark.parametrize("width", [400, 1280])
+def test_a_link_leads_below_the_bar(show, width: int):
+    page = show(example_data(), width=width)
+    page.find("nav a[href='#curves']").click()
+    page.settle()
+    bar = page.js("return document.querySelector('.bar-top').getBoundingClientRect().bottom")
+    title = page.js("return document.getElementById('curves-title').getBoundingClientRect().top")
+    assert title == pytest.approx(bar, abs=1.5)
+
+
+def test_a_print_has_the_pictures_at_once(show):
+    page = show(example_data())
+    page.wait("[...imageCache.values()].every((image) => image.complete)")
+    blank = page.js(
+        "dispatchEvent(new Event('beforeprint'));"
+        "return document.querySelectorAll('.card canvas:not([data-drawn]), .example canvas:not([data-drawn])').length"
+    )
+    assert blank == 0 and page.all("#cards canvas") and page.all("#examples canvas")
+
+
+def test_the_viewer_keeps_the_keyboard_and_the_picture(show):
+    page = show(example_data())
+    page.find("#examples .example").click()
+    page.wait("document.getElementById('viewer').open")
+    page.find("#viewer-all").send_keys(Keys.ENTER)
+    page.settle()
+    assert page.js("return document.activeElement.tagName") == "CANVAS"
+    canvas = "#viewer figure:nth-child(2) canvas"
+    page.find(canvas).send_keys("0")
+    page.settle()
+    whole = drawn(page, canvas)
+    page.find(canvas).send_keys(*[Keys.ARROW_RIGHT] * 3)
+    page.settle()
+    assert drawn(page, canvas) == whole
+    page.find("#viewer .layers input").send_keys("n")
+    assert "(2 of " in page.text("#viewer-title")
+
+
+# ---- what the numbers and the words say ----
+
+
+def charted(page: Page) -> list[str]:
+    page.js("document.getElementById('training').scrollIntoView()")
+    page.wait("document.querySelector('#training .chart:nth-child(2) .u-legend')")
+    code = "return [...document.querySelectorAll('#training .chart:nth-child(2) .u-label')].map((e) => e.textContent)"
+    names: list[str] = page.js(code)
+    return names[1:]
+
+
+def test_each_of_several_sets_has_its_course_of_ap(show):
+    data = example_data(sets=2, classes=["cell", "floss"])
+    series = data["evaluations"]["series"]
+    named = {name: values for name, values in series.items() if not name.startswith("val/")}
+    for name, values in named.items():
+        series[f"set_0/{name}"] = series.pop(name)
+        series[f"set_1/{name}"] = [value / 2 for value in values]
+    page = show(data)
+    page.choose("set", "set_1")
+    page.choose("category", "floss")
+    assert charted(page) == [f"segm/{name}" for name in ("AP", "AP50", "AP75", "APs", "APm", "APl", "AP-floss")]
+    values = page.js("return evaluatedSeries(arguments[0], {name: 'set_1'}, 'segm/AP')", data["evaluations"])
+    assert values == series["set_1/segm/AP"]
+
+
+def test_the_best_score_of_the_slider_keeps_the_detection_that_defines_it(show):
+    data = example_data(classes=["cell"], pictures=1)
+    kind = data["sets"][0]["kinds"]["segm"]
+    true, false = [0] * 101, [0] * 101
+    true[69], true[90], false[20] = 1, 2, 5
+    kind["counts"] = {"true": [true], "false": [false]}
+    kind["best_f1"]["all"] = {"threshold": 0.697, "f1": 6 / 7, "precision": 1.0, "recall": 0.75}
+    data["sets"][0]["objects"] = [4]
+    page = show(data)
+    assert page.text("#score-value") == "0.69" and page.text("#f1") == "0.86"
+    assert page.text("#best") == "best F1 at 0.69"
+
+
+def test_an_object_that_does_not_count_is_neither_drawn_nor_missed(show):
+    data = example_data(pictures=1)
+    picture = data["sets"][0]["pictures"][0]
+    picture["objects"]["counted"]["segm"][0] = 0
+    page = show(data)
+    drawn(page, "#cards .card canvas")
+    assert page.find("#cards .card canvas").get_attribute("data-drawn") == "3"
+    assert page.text("#cards .line").startswith("3 objects")
+    page.choose("kind", "boxes")
+    assert page.text("#cards .line").startswith("4 objects")
 
 
 # ---- unusual data ----

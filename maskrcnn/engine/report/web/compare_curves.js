@@ -28,9 +28,7 @@ function makeCompareCurves(state) {
 
   function draw() {
     const { set, kind, category } = state.values;
-    title.textContent = `Curves: ${
-      category < 0 ? (set.classes.length > 1 ? "all categories" : set.classes[0] ?? "") : set.classes[category]
-    }`;
+    title.textContent = curvesTitle(set, category);
     const of = (values) =>
       joinRuns(set.members.map(({ run, set: own }) => ({ run, xs: RECALLS, values: values(own.kinds[kind]) })), {
         plain: true,

@@ -1,6 +1,10 @@
 "use strict";
 // Errors by type: what fixing each would give, and examples of it.
 
+const AFTER_TIDE =
+  "What keeps AP50 down, after TIDE (Bolya et al. 2020): points of AP50 that fixing all errors of one type would " +
+  "give, and how many there are, over all scores.";
+
 function makeErrors(state, viewer) {
   const lazy = new Lazy();
   const bars = make("div", { class: "bars", role: "group", "aria-label": "Error types" });
@@ -70,7 +74,7 @@ function makeErrors(state, viewer) {
   }
 
   function drawTable() {
-    const { set } = state.values;
+    const { set, kind } = state.values;
     const { types } = state.figures.errors;
     if (set.classes.length < 2) return table.replaceChildren();
     const columns = [
@@ -85,7 +89,7 @@ function makeErrors(state, viewer) {
     });
     return table.replaceChildren(
       make("h3", {}, "By category"),
-      makeTable({ file: "errors", columns, rows, sort: [columns.length - 1, -1] }),
+      makeTable({ file: `errors-${kind}`, columns, rows, sort: [columns.length - 1, -1] }),
     );
   }
 
@@ -113,12 +117,7 @@ function makeErrors(state, viewer) {
   return makeSection(
     "errors",
     "Errors",
-    make(
-      "p",
-      { class: "note" },
-      "What keeps AP50 down, after TIDE (Bolya et al. 2020): points of AP50 that fixing all errors of one type would " +
-        "give, and how many there are, over all scores.",
-    ),
+    make("p", { class: "note" }, AFTER_TIDE),
     bars,
     ifs,
     title,
