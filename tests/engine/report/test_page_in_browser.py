@@ -126,6 +126,8 @@ def test_confusion_of_many_categories_shows_those_with_most_of_it(show):
     page.js("arguments[0].focus()", cell)
     cell.send_keys(Keys.ARROW_RIGHT)
     assert page.text("#confusion-line") == said[rows.index("c37")]
+    page.score(0.9)
+    assert page.text("#confusion-line") == ""
 
 
 def test_a_click_in_the_confidence_chart_sets_the_score(show):
@@ -368,7 +370,7 @@ def test_the_keyboard_keeps_its_place(show):
 
 @pytest.mark.parametrize("width", [400, 1280])
 def test_a_link_leads_below_the_bar(show, width: int):
-    page = show(example_data(), width=width)
+    page = show(example_data(sets=2), width=width)
     page.find("nav a[href='#curves']").click()
     page.settle()
     bar = page.js("return document.querySelector('.bar-top').getBoundingClientRect().bottom")
@@ -377,7 +379,7 @@ def test_a_link_leads_below_the_bar(show, width: int):
 
 
 def test_a_print_has_the_pictures_at_once(show):
-    page = show(example_data())
+    page = show(example_data(pictures=40, objects=2))
     page.wait("[...imageCache.values()].every((image) => image.complete)")
     blank = page.js(
         "dispatchEvent(new Event('beforeprint'));"
@@ -428,6 +430,27 @@ def test_each_of_several_sets_has_its_course_of_ap(show):
     assert charted(page) == [f"segm/{name}" for name in ("AP", "AP50", "AP75", "APs", "APm", "APl", "AP-floss")]
     values = page.js("return evaluatedSeries(arguments[0], {name: 'set_1'}, 'segm/AP')", data["evaluations"])
     assert values == series["set_1/segm/AP"]
+
+
+def test_a_category_without_an_error_says_so(show):
+    data = example_data(pictures=2)
+    missed = data["sets"][0]["kinds"]["segm"]["errors"]["types"][-1]
+    missed |= {"count": 7, "by_class": [7, 0, 0], "examples": []}
+    page = show(data)
+    page.find("[data-error=missed]").click()
+    assert page.text("#examples") == "No example of this is among the pictures of this page."
+    page.choose("category", "dog")
+    page.find("[data-error=missed]").click()
+    assert page.text("#examples") == "There is none."
+
+
+def test_colours_go_with_the_chosen_set(show):
+    data = example_data(classes=["cell"])
+    data["sets"] += example_data(seed=1)["sets"]
+    data["sets"][1]["name"] = "several"
+    page = show(data)
+    page.choose("set", "several")
+    assert page.js("return document.querySelector('#pictures .layers label:last-child input').checked")
 
 
 def test_the_best_score_of_the_slider_keeps_the_detection_that_defines_it(show):
