@@ -62,6 +62,11 @@ def quality_of(matches: Matches) -> np.ndarray:
     return panoptic_quality(matches, best["threshold"] if best else 0.5)
 
 
+def objects_in(matches: Matches) -> np.ndarray:
+    """How many objects each image has: int64 (N,)."""
+    return np.bincount(matches.object_image[matches.counted], minlength=matches.num_images)
+
+
 def examples_of(matches: Matches) -> dict[str, tuple[list[int], list[int]]]:
     """Images, and rows of their detections (of objects, for "missed"), of examples of each type of error."""
     image, row = matches.image, matches.rows
@@ -115,16 +120,23 @@ def kind_data(
 
 
 def judged(i: int, matches: Mapping[str, Matches]) -> dict[str, dict[str, Any]]:
-    """What the evaluation made of the objects and of the detections of the i-th image, by kind."""
-    objects: dict[str, Any] = {"found_by": {}}
-    detections: dict[str, Any] = {"error": {}, "iou": {}}
+    """What the evaluation made of the objects and of the detections of the i-th image, by kind.
+
+    Of each object: `found_by`, row of its detection, -1 of none; `counted`, 0 or 1.
+    Of each detection: `error`; `about`, row of the object that it found or its error is about, -1 of none; `iou` with
+    that object, else the greatest with any.
+    """
+    objects: dict[str, Any] = {"found_by": {}, "counted": {}}
+    detections: dict[str, Any] = {"error": {}, "about": {}, "iou": {}}
     for kind, found in matches.items():
         its = found.of_image(i)
         objects["found_by"][kind] = its.found_by.tolist()
+        objects["counted"][kind] = its.counted.astype(int).tolist()
         detections["error"][kind] = [
             "crowd" if ignored else "" if code < 0 else ERRORS[code]
             for ignored, code in zip(its.ignored.tolist(), its.error.tolist(), strict=True)
         ]
+        detections["about"][kind] = np.maximum(its.found, its.target).tolist()
         detections["iou"][kind] = its.overlap.round(3).tolist()
     return {"objects": objects, "detections": detections}
 

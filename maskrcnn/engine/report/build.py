@@ -22,6 +22,7 @@ from maskrcnn.engine.report.analysed import (
     kind_data,
     known,
     match,
+    objects_in,
     quality_of,
 )
 from maskrcnn.engine.report.examples import groups
@@ -130,7 +131,7 @@ def set_data(
     kinds = [kind for kind in ("segm", "bbox") if kind in figures["kinds"]]
     matches = match(results, kinds, stop)
     quality = quality_of(matches[kinds[0]])
-    shown = groups(quality)
+    shown = groups(quality, objects_in(matches[kinds[0]]))
     cases = {kind: examples_of(found) for kind, found in matches.items()}
     of_errors = {image for by_error in cases.values() for images, _ in by_error.values() for image in images}
     chosen = sorted({image for group in shown.values() for image in group} | of_errors)

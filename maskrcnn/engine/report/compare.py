@@ -271,7 +271,10 @@ def pictures(
                 {
                     **described(record, side),
                     "webp": image,
-                    "objects": drawn_objects(record, results[i][0], results.label_of, side),
+                    "objects": {
+                        **drawn_objects(record, results[i][0], results.label_of, side),
+                        "counted": judged(i, found)["objects"]["counted"],
+                    },
                     "runs": [],
                 }
                 for record, image, i in zip(records, images, chosen, strict=True)

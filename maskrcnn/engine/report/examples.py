@@ -8,16 +8,17 @@ GROUP = 12  # images of each group
 EXAMPLES = 8  # of an error
 
 
-def groups(quality: np.ndarray) -> dict[str, list[int]]:
+def groups(quality: np.ndarray, objects: np.ndarray) -> dict[str, list[int]]:
     """Images by name of their group: "worst" and "best" first ones first, and "random", the same ones in every run.
 
     Args:
         quality: float (N,) of each image; NaN for one in which there is nothing to see.
+        objects: int (N,), in each image; of equal quality, those with more objects come first.
     """
-    order = np.argsort(quality, kind="stable")  # NaN last
-    rated = order[: np.isfinite(quality).sum()]
-    best = rated[::-1][: min(GROUP, len(rated) // 2)]
-    worst = rated[: min(GROUP, len(rated) - len(best))]
+    rated = np.isfinite(quality).sum()
+    worst = np.lexsort((-objects, quality))[: min(GROUP, rated - rated // 2)]  # NaN last
+    best = np.lexsort((-objects, -quality))[:rated]
+    best = best[~np.isin(best, worst)][: min(GROUP, rated // 2)]
     return {"worst": worst.tolist(), "best": best.tolist(), "random": drawn(len(quality), GROUP)}
 
 

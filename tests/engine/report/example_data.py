@@ -162,11 +162,16 @@ def _picture(
             **_instances(truth, height, width, "segm" in kinds, keypoints),
             "crowd": crowd,
             "found_by": {kind: [right[kind].get(row, -1) for row in range(len(truth))] for kind in kinds},
+            "counted": {kind: [1 - one for one in crowd] for kind in kinds},
         },
         "detections": {
             **_instances([ellipse for ellipse, _, _ in found], height, width, "segm" in kinds, keypoints),
             "score": scores,
             "error": errors,
+            "about": {
+                kind: [-1 if e == "crowd" else row for e, (_, _, row) in zip(errors[kind], found, strict=True)]
+                for kind in kinds
+            },
             "iou": {kind: [_iou(error, row, kind) for _, error, row in found] for kind in kinds},
         },
     }
@@ -286,9 +291,9 @@ def _best_f1(right: np.ndarray, wrong: np.ndarray, objects: int) -> dict[str, fl
     candidates = []
     for b in range(101):
         t, f = int(right[b:].sum()), int(wrong[b:].sum())
-        candidates.append((2 * t / (t + f + objects), -b, t / (t + f) if t + f else 0.0, t / objects))
-    f1, b, precision, recall = max(candidates)
-    return {"threshold": -b / 100, "f1": f1, "precision": precision, "recall": recall}
+        candidates.append((2 * t / (t + f + objects), b, t / (t + f) if t + f else 0.0, t / objects))
+    f1, b, precision, recall = max(candidates)  # of equal ones the highest threshold
+    return {"threshold": b / 100, "f1": f1, "precision": precision, "recall": recall}
 
 
 def _errors(kind: str, pictures: list[dict], num_classes: int) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from typing import Any
 
 import cv2
@@ -35,6 +36,11 @@ def numbers_at(data: dict[str, Any], kind: str, score: float, label: int | None 
     precision, recall = right / (right + wrong), right / objects
     f1 = 2 * precision * recall / (precision + recall) if right else 0
     return [str(right + wrong), f"{precision:.2f}", f"{recall:.2f}", f"{f1:.2f}"]
+
+
+def floored(score: float) -> str:
+    """Two digits, not rounded up to a score at which it would be left out."""
+    return f"{int(100 * score) / 100:.2f}"
 
 
 def numbers_shown(page: Page) -> list[str]:
@@ -120,6 +126,8 @@ def test_confusion_of_many_categories_shows_those_with_most_of_it(show):
     page.js("arguments[0].focus()", cell)
     cell.send_keys(Keys.ARROW_RIGHT)
     assert page.text("#confusion-line") == said[rows.index("c37")]
+    page.score(0.9)
+    assert page.text("#confusion-line") == ""
 
 
 def test_a_click_in_the_confidence_chart_sets_the_score(show):
@@ -148,10 +156,13 @@ def test_the_charts_mark_the_score(show):
 
 def test_tables_are_saved_as_csv(show):
     page = show(example_data(pictures=1))
-    rows = [["category", "AP"], ['say "a, b"', 1.5], ["dog", None]]
-    code = "const [h, ...r] = arguments[0]; return asCSV(h.map((name) => ({name})), r.map((cells) => ({cells})))"
-    saved = list(csv.reader(page.js(code, rows).splitlines()))
-    assert saved == [["category", "AP"], ['say "a, b"', "1.5"], ["dog", ""]]
+    rows = [["category", "AP"], ['say "a, b"', 1.5], ["dog", None], ["=1+2", -1], ["a\rb", -0.5]]
+    code = """
+        const [h, ...r] = arguments[0];
+        return asCSV(h.map((name) => ({name, show: figure})), r.map((cells) => ({cells})));
+    """
+    saved = list(csv.reader(io.StringIO(page.js(code, rows), newline="")))
+    assert saved == [["category", "AP"], ['say "a, b"', "1.5"], ["dog", ""], ["'=1+2", ""], ["a\rb", "-0.5"]]
 
 
 def test_tables_sort(show):
@@ -216,23 +227,6 @@ def test_the_masks_of_the_pictures_have_their_areas(show):
     assert page.js(code, rows) == [int(area) for area in expected]
 
 
-def test_overlaps_of_masks_are_those_of_pycocotools(show):
-    page = show(example_data(pictures=1))
-    rng = np.random.default_rng(1)
-    frames = (rng.random((6, 20, 30)) < 0.4).astype(np.uint8)
-    rows, whole = [], []
-    for frame in frames:
-        x, y = (int(v) for v in rng.integers(0, 8, 2))
-        w, h = (int(v) for v in rng.integers(5, 12, 2))
-        window = np.zeros_like(frame)
-        window[y : y + h, x : x + w] = frame[y : y + h, x : x + w]
-        whole.append(coco_masks.encode(np.asfortranarray(window)))
-        part = coco_masks.encode(np.asfortranarray(window[y : y + h, x : x + w]))
-        rows.append([x, y, w, h, part["counts"].decode()])
-    code = "const m = arguments[0].map(decodeMask); return m.map((a) => m.map((b) => maskIou(a, b)))"
-    np.testing.assert_allclose(page.js(code, rows), coco_masks.iou(whole, whole, [0] * 6), atol=1e-12)
-
-
 PREDICTIONS = "#cards .card canvas:nth-child(2)"
 
 
@@ -273,7 +267,7 @@ def test_an_example_leads_into_the_viewer(show):
     page.wait("document.getElementById('viewer').open")
     name = data["sets"][0]["classes"][picture["detections"]["label"][row]]
     said = page.text("#viewer-line")
-    assert said.startswith(f"loc: predicted {name} {picture['detections']['score'][row]:.2f}, IoU 0.49 with a")
+    assert said.startswith(f"loc: predicted {name} {floored(picture['detections']['score'][row])}, IoU 0.49 with a")
     assert said.split("(")[0].strip().endswith(name)
     assert picture["file"] in page.text("#viewer-title")
     # The window is around the detection, no larger than the picture, and only it stands out.
@@ -338,7 +332,7 @@ def test_the_viewer_names_what_is_under_the_pointer(show):
     right, down = (scale * (x - picture["width"] / 2), scale * (y - picture["height"] / 2))  # from the middle
     ActionChains(page.chromium).move_to_element_with_offset(page.find(selector), right, down).perform()
     name = data["sets"][0]["classes"][picture["detections"]["label"][row]]
-    assert page.text("#viewer-line").startswith(f"predicted {name} {picture['detections']['score'][row]:.2f}, ")
+    assert page.text("#viewer-line").startswith(f"predicted {name} {floored(picture['detections']['score'][row])}, ")
 
 
 def test_groups_show_their_pictures_in_order(show):
@@ -358,6 +352,130 @@ def test_the_config_can_be_searched(show):
     page.find("#config-filter").send_keys("solver COMMAND")
     assert [one.text for one in page.all(".config tbody th")] == ["SOLVER.BASE_LR"]
     assert page.text("#config-count") == "1 of 3"
+
+
+# ---- keyboard, links, print ----
+
+
+def test_the_keyboard_keeps_its_place(show):
+    data = example_data(sets=2)
+    page = show(data)
+    for identifier in ("category", "kind", "set"):
+        page.find(f"#{identifier}").send_keys(Keys.ARROW_DOWN)
+        page.settle()
+        assert page.js("return document.activeElement.id") == identifier
+    assert page.js("return document.getElementById('set').value") == "1"
+    assert page.js("return document.getElementById('category').value") == "-1"  # a new set begins anew
+
+
+@pytest.mark.parametrize("width", [400, 1280])
+def test_a_link_leads_below_the_bar(show, width: int):
+    page = show(example_data(sets=2), width=width)
+    page.find("nav a[href='#curves']").click()
+    page.settle()
+    bar = page.js("return document.querySelector('.bar-top').getBoundingClientRect().bottom")
+    title = page.js("return document.getElementById('curves-title').getBoundingClientRect().top")
+    assert title == pytest.approx(bar, abs=1.5)
+
+
+def test_a_print_has_the_pictures_at_once(show):
+    page = show(example_data(pictures=40, objects=2))
+    page.wait("[...imageCache.values()].every((image) => image.complete)")
+    blank = page.js(
+        "dispatchEvent(new Event('beforeprint'));"
+        "return document.querySelectorAll('.card canvas:not([data-drawn]), .example canvas:not([data-drawn])').length"
+    )
+    assert blank == 0 and page.all("#cards canvas") and page.all("#examples canvas")
+
+
+def test_the_viewer_keeps_the_keyboard_and_the_picture(show):
+    page = show(example_data())
+    page.find("#examples .example").click()
+    page.wait("document.getElementById('viewer').open")
+    page.find("#viewer-all").send_keys(Keys.ENTER)
+    page.settle()
+    assert page.js("return document.activeElement.tagName") == "CANVAS"
+    canvas = "#viewer figure:nth-child(2) canvas"
+    page.find(canvas).send_keys("0")
+    page.settle()
+    whole = drawn(page, canvas)
+    page.find(canvas).send_keys(*[Keys.ARROW_RIGHT] * 3)
+    page.settle()
+    assert drawn(page, canvas) == whole
+    page.find("#viewer .layers input").send_keys("n")
+    assert "(2 of " in page.text("#viewer-title")
+
+
+# ---- what the numbers and the words say ----
+
+
+def charted(page: Page) -> list[str]:
+    page.js("document.getElementById('training').scrollIntoView()")
+    page.wait("document.querySelector('#training .chart:nth-child(2) .u-legend')")
+    code = "return [...document.querySelectorAll('#training .chart:nth-child(2) .u-label')].map((e) => e.textContent)"
+    names: list[str] = page.js(code)
+    return names[1:]
+
+
+def test_each_of_several_sets_has_its_course_of_ap(show):
+    data = example_data(sets=2, classes=["cell", "floss"])
+    series = data["evaluations"]["series"]
+    named = {name: values for name, values in series.items() if not name.startswith("val/")}
+    for name, values in named.items():
+        series[f"set_0/{name}"] = series.pop(name)
+        series[f"set_1/{name}"] = [value / 2 for value in values]
+    page = show(data)
+    page.choose("set", "set_1")
+    page.choose("category", "floss")
+    assert charted(page) == [f"segm/{name}" for name in ("AP", "AP50", "AP75", "APs", "APm", "APl", "AP-floss")]
+    values = page.js("return evaluatedSeries(arguments[0], {name: 'set_1'}, 'segm/AP')", data["evaluations"])
+    assert values == series["set_1/segm/AP"]
+
+
+def test_a_category_without_an_error_says_so(show):
+    data = example_data(pictures=2)
+    missed = data["sets"][0]["kinds"]["segm"]["errors"]["types"][-1]
+    missed |= {"count": 7, "by_class": [7, 0, 0], "examples": []}
+    page = show(data)
+    page.find("[data-error=missed]").click()
+    assert page.text("#examples") == "No example of this is among the pictures of this page."
+    page.choose("category", "dog")
+    page.find("[data-error=missed]").click()
+    assert page.text("#examples") == "There is none."
+
+
+def test_colours_go_with_the_chosen_set(show):
+    data = example_data(classes=["cell"])
+    data["sets"] += example_data(seed=1)["sets"]
+    data["sets"][1]["name"] = "several"
+    page = show(data)
+    page.choose("set", "several")
+    assert page.js("return document.querySelector('#pictures .layers label:last-child input').checked")
+
+
+def test_the_best_score_of_the_slider_keeps_the_detection_that_defines_it(show):
+    data = example_data(classes=["cell"], pictures=1)
+    kind = data["sets"][0]["kinds"]["segm"]
+    true, false = [0] * 101, [0] * 101
+    true[69], true[90], false[20] = 1, 2, 5
+    kind["counts"] = {"true": [true], "false": [false]}
+    kind["best_f1"]["all"] = {"threshold": 0.697, "f1": 6 / 7, "precision": 1.0, "recall": 0.75}
+    data["sets"][0]["objects"] = [4]
+    page = show(data)
+    assert page.text("#score-value") == "0.69" and page.text("#f1") == "0.86"
+    assert page.text("#best") == "best F1 at 0.69"
+
+
+def test_an_object_that_does_not_count_is_neither_drawn_nor_missed(show):
+    data = example_data(pictures=1)
+    picture = data["sets"][0]["pictures"][0]
+    picture["objects"]["counted"]["segm"][0] = 0
+    page = show(data)
+    drawn(page, "#cards .card canvas")
+    assert page.find("#cards .card canvas").get_attribute("data-drawn") == "3"
+    assert page.text("#cards .line").startswith("3 objects")
+    page.choose("kind", "boxes")
+    assert page.text("#cards .line").startswith("4 objects")
 
 
 # ---- unusual data ----

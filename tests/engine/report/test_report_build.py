@@ -143,6 +143,25 @@ def decoded(segmentation):
     return coco_mask.decode(segmentation)
 
 
+def test_a_detection_is_about_what_it_found_or_an_object_of_the_class_its_error_allows(of_set):
+    seen = set()
+    for picture in of_set["pictures"]:
+        objects, found = picture["objects"], picture["detections"]
+        for kind in of_set["kinds"]:
+            for row, (error, about) in enumerate(zip(found["error"][kind], found["about"][kind], strict=True)):
+                seen.add(error)
+                assert objects["found_by"][kind][about] == row if error == "" else row not in objects["found_by"][kind]
+                if error in ("bkg", "crowd"):
+                    assert about == -1
+                else:
+                    assert about >= 0 and objects["counted"][kind][about] and not objects["crowd"][about]
+                    same = objects["label"][about] == found["label"][row]
+                    assert same == (error in ("", "loc", "dup"))
+            for crowd, mask, counted in zip(objects["crowd"], objects["mask"], objects["counted"][kind], strict=True):
+                assert counted == (not crowd and (kind == "bbox" or mask is not None))
+    assert {"", "crowd", "loc", "bkg"} <= seen
+
+
 def test_the_groups(of_set):
     groups = {group["name"]: group["pictures"] for group in of_set["groups"]}
     quality = [picture["quality"] for picture in of_set["pictures"]]

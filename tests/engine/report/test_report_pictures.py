@@ -123,9 +123,17 @@ def test_the_surest_examples_of_different_images_come_first():
 
 def test_worst_and_best_share_no_image_and_leave_out_empty_ones():
     quality = np.array([0.5, np.nan, 0.1, 0.9])
-    found = groups(quality)
+    found = groups(quality, np.ones(4, int))
     assert found["worst"] == [2, 0] and found["best"] == [3] and found["random"] == [0, 1, 2, 3]
-    many = groups(np.linspace(0, 1, 100))
+    many = groups(np.linspace(0, 1, 100), np.ones(100, int))
     assert many["worst"] == list(range(12)) and many["best"] == list(range(99, 87, -1)) and len(many["random"]) == 12
-    assert groups(np.full(100, np.nan))["random"] == many["random"]  # whatever the run
-    assert groups(np.zeros(0)) == {"worst": [], "best": [], "random": []}
+    assert groups(np.full(100, np.nan), np.zeros(100, int))["random"] == many["random"]  # whatever the run
+    assert groups(np.zeros(0), np.zeros(0, int)) == {"worst": [], "best": [], "random": []}
+
+
+def test_of_equal_quality_the_fuller_images_are_shown():
+    quality, objects = np.array([0, 0, 0, 1, 1, 0.5]), np.array([3, 9, 5, 2, 4, 1])
+    found = groups(quality, objects)
+    assert found["worst"] == [1, 2, 0] and found["best"] == [4, 3, 5]
+    weak = groups(np.zeros(100), np.arange(100))
+    assert weak["worst"] == list(range(99, 87, -1)) and weak["best"] == list(range(87, 75, -1))

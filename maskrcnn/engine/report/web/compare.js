@@ -4,7 +4,7 @@
 function openComparison(data) {
   const runs = data.runs.map((run, index) => ({ ...run, index }));
   const sets = data.sets.map((set) => expandSet(set, runs));
-  const state = sets.length > 0 ? new State({ ...valuesFor(sets[0]), colours: coloursFor(sets[0]) }) : null;
+  const state = sets.length > 0 ? new State(valuesFor(sets[0])) : null;
   const sections = [
     ...(state
       ? [makeCompareFigures(state), makeCompareErrors(state), makeComparePictures(state), makeCompareCurves(state)]
@@ -12,12 +12,7 @@ function openComparison(data) {
     makeCompareTraining(state, runs),
     makeDifferences({ ...data, runs }),
   ];
-  const bar = make(
-    "div",
-    { class: "bar-top" },
-    makeNavigation(sections),
-    state && makeToolbar(state, sets, makeRunsF1(state), null),
-  );
+  const bar = makeBar(makeNavigation(sections), state && makeToolbar(state, sets, makeRunsF1(state), null));
   document.body.prepend(makeCompareHead(state, { ...data, runs }), bar, make("main", {}, ...sections));
 }
 
@@ -28,7 +23,7 @@ function makeRunsF1(state) {
     const { set, kind, category, bin } = state.values;
     const focused = [...box.children].indexOf(document.activeElement);
     box.replaceChildren(...set.members.map(({ run, set: own }) => {
-      const best = bestBin(own.kinds[kind], category);
+      const best = bestBin(set, own.kinds[kind], category);
       const at = ratesByScore(set, own.kinds[kind], category)[bin];
       const title = exists(best) ? `Go to the score where F1 of ${run.name} is highest, ${fixed(best / 100)}` : "";
       return make(

@@ -28,9 +28,7 @@ function makeCompareCurves(state) {
 
   function draw() {
     const { set, kind, category } = state.values;
-    title.textContent = `Curves: ${
-      category < 0 ? (set.classes.length > 1 ? "all categories" : set.classes[0] ?? "") : set.classes[category]
-    }`;
+    title.textContent = curvesTitle(set, category);
     const of = (values) =>
       joinRuns(set.members.map(({ run, set: own }) => ({ run, xs: RECALLS, values: values(own.kinds[kind]) })), {
         plain: true,
@@ -84,9 +82,8 @@ function apChart(state, runs) {
     const figure = category < 0 ? `${kind}/AP` : `${kind}/AP-${set.classes[category]}`;
     chart.note.textContent = `${KIND_NAMES[kind] ?? kind}${category < 0 ? "" : `, ${set.classes[category]}`}`;
     chart.show(joinRuns(runs.map((run) => {
-      const { iterations, series } = run.evaluations;
-      const values = series[`${set?.name}/${figure}`] ?? series[figure];
-      return { run, xs: iterations, values: values?.map((value) => (value >= 0 ? value : null)) };
+      const { evaluations } = run;
+      return { run, xs: evaluations.iterations, values: evaluatedSeries(evaluations, set, figure) };
     })));
   };
   state?.on(["set", "kind", "category"], draw);

@@ -65,7 +65,7 @@ function figuresTable(set, kind) {
     run,
     values: columns.map((column) => column.of(own.kinds[kind])),
   }));
-  return runsByColumns(KIND_NAMES[kind] ?? kind, columns, rows, `figures-${kind}`);
+  return runsByColumns(KIND_NAMES[kind] ?? kind, columns, rows, { id: `figures-${kind}` });
 }
 
 function ratesTable(state) {
@@ -78,10 +78,14 @@ function ratesTable(state) {
     return { run, values: columns.map((column) => column.of(at)) };
   });
   const which = category < 0 ? "" : `, ${set.classes[category]}`;
-  return runsByColumns(`${KIND_NAMES[kind] ?? kind} at score ${fixed(bin / 100)}${which}`, columns, rows, "rates");
+  const score = fixed(bin / 100);
+  return runsByColumns(`${KIND_NAMES[kind] ?? kind} at score ${score}${which}`, columns, rows, {
+    id: "rates",
+    file: `rates-${kind}-${score}`,
+  });
 }
 
-function runsByColumns(title, columns, rows, id) {
+function runsByColumns(title, columns, rows, { id, file = id }) {
   const present = (value) => exists(value) && value >= 0;
   const heads = columns.map(({ name, title: hint }) => make("th", { scope: "col", title: hint }, name));
   const text = (value, { digits }) => (present(value) ? (digits ? fixed(value, digits) : whole(value)) : NONE);
@@ -110,8 +114,11 @@ function runsByColumns(title, columns, rows, id) {
   );
   const csv = () =>
     saveText(
-      `${id}.csv`,
-      asCSV([{ name: "run" }, ...columns], rows.map(({ run, values }) => ({ cells: [run.name, ...values] }))),
+      `${file}.csv`,
+      asCSV(
+        [{ name: "run" }, ...columns],
+        rows.map(({ run, values }) => ({ cells: [run.name, ...values.map((v) => (present(v) ? v : null))] })),
+      ),
     );
   return make(
     "div",
@@ -154,7 +161,8 @@ function comparedClasses(state, column) {
       cells: [name, set.objects[label], ...values, ...values.slice(1).map((value) => gap(value, values[0]))],
     };
   });
-  return makeTable({ file: "categories", columns, rows, sort: [2 + members.length, -1] });
+  const file = `categories-${kind}-${state.figures.by_class.columns[column]}`;
+  return makeTable({ file, columns, rows, sort: [2 + members.length, -1] });
 }
 
 function makeCompareErrors(state) {
@@ -189,19 +197,14 @@ function makeCompareErrors(state) {
     rows.push({
       cells: ["all objects not found", ...errors.map(({ gain_missed }) => gain_missed), ...errors.map(() => null)],
     });
-    box.replaceChildren(makeTable({ file: "errors", columns, rows }));
+    box.replaceChildren(makeTable({ file: `errors-${kind}`, columns, rows }));
   };
   state.on(["set", "kind"], draw);
   draw();
   return makeSection(
     "errors",
     "Errors",
-    make(
-      "p",
-      { class: "note" },
-      "What keeps AP50 down, after TIDE (Bolya et al. 2020): points of AP50 that fixing all errors of one type would " +
-        "give, and how many there are, over all scores.",
-    ),
+    make("p", { class: "note" }, AFTER_TIDE),
     box,
   );
 }

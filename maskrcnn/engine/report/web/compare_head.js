@@ -5,15 +5,7 @@ function makeCompareHead(state, data) {
   const facts = make("p", { class: "facts" });
   const verdict = make("p", { class: "verdict" });
   const draw = () => {
-    const { set } = state.values;
-    const categories = set.classes.length === 1 ? "1 category" : `${set.classes.length} categories`;
-    facts.textContent = [
-      set.name,
-      plural(set.images, "image"),
-      plural(sum(set.objects), "object"),
-      categories,
-      `made ${moment(data.made)}`,
-    ].join(" · ");
+    facts.textContent = factsOf(state.values.set, data.made);
     verdict.textContent = verdictOfRuns(state);
   };
   if (state) {

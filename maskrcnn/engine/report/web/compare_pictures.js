@@ -46,7 +46,7 @@ function comparedCard(state, item, lazy, open) {
   const { picture } = item;
   const parts = panesOf(state).map((pane, i) => {
     const canvas = make("canvas", { "aria-hidden": "true" });
-    canvas.style.aspectRatio = `${Math.min(Math.max(picture.width / picture.height, 1), 2)}`;
+    canvas.style.aspectRatio = cardAspect(picture);
     const view = pane.of(picture);
     const change = i > 1 ? ` (${signed(gap(view.quality, picture.views[0].quality), 2)})` : "";
     const quality = exists(view.quality) && i > 0 ? `${fixed(view.quality)}${change}` : "";
@@ -89,7 +89,7 @@ function describeFound(members, truth, row, kind, classes) {
   if (truth.objects.crowd[row]) return `a crowd region: ${classes[truth.objects.label[row]]}`;
   const said = members.map(({ run }, i) => {
     const score = foundScore(truth.views[i], kind, row);
-    return `${run.name} ${score < 0 ? "not found" : fixed(score)}`;
+    return `${run.name} ${score < 0 ? "not found" : scoreText(score)}`;
   });
   return `${name}: ${said.join(", ")}`;
 }

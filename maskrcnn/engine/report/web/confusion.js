@@ -7,7 +7,7 @@ const MISSED = "(missed)";
 const NOTHING = "(nothing)";
 
 function makeConfusion(state) {
-  const box = make("div", { class: "scroll" });
+  const box = make("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Confusion" });
   const line = make("p", { class: "note", id: "confusion-line", "aria-live": "polite" });
   const hint =
     "Rows: what is there; columns: what was detected, matched at IoU 0.5 whatever the category; per cent of the row.";
@@ -41,6 +41,7 @@ function makeConfusion(state) {
     );
     table.querySelector("td[data-said]")?.setAttribute("tabindex", 0);
     box.replaceChildren(table);
+    line.textContent = "";
   }
 
   const tell = (event) => {

@@ -5,6 +5,9 @@
 const BINS = 101;
 const scoreBin = (score) => Math.min(BINS - 1, Math.floor(100 * score));
 
+/** A score as the slider counts it, not rounded up to a value at which it is left out: 0.697 -> "0.69". */
+const scoreText = (score) => fixed(scoreBin(score) / 100);
+
 const sum = (numbers) => numbers.reduce((total, n) => total + n, 0);
 
 /** One category's row of a K-row table, or for category -1 the sum over all rows. */
@@ -47,12 +50,11 @@ function rates(right, wrong, objects) {
   };
 }
 
-const bestOf = (figures, category) => (category < 0 ? figures.best_f1.all : figures.best_f1.by_class[category]);
-
-/** The bin of the best F1's threshold, or null. */
-function bestBin(figures, category) {
-  const best = bestOf(figures, category);
-  return exists(best?.threshold) ? Math.round(100 * best.threshold) : null;
+/** The bin from which on F1 is highest, of equal ones the last; null if nothing is right at any score. */
+function bestBin(set, figures, category) {
+  const f1 = ratesByScore(set, figures, category).map((at) => at.f1 ?? 0);
+  const highest = Math.max(...f1);
+  return highest > 0 ? f1.lastIndexOf(highest) : null;
 }
 
 /** Pairs counted from this bin up: a map of object class -> map of detected class -> count. Class K is nothing. */

@@ -37,10 +37,7 @@ function makeCurves(state) {
 
   function draw() {
     const { set, category } = state.values;
-    const which = category < 0
-      ? (set.classes.length > 1 ? "all categories" : set.classes[0] ?? "")
-      : set.classes[category];
-    title.textContent = `Curves: ${which}`;
+    title.textContent = curvesTitle(set, category);
     precision.show(precisionContent(state));
     confidence.show(confidenceContent(state));
     calibration.show(calibrationContent(state));
@@ -60,6 +57,11 @@ function makeCurves(state) {
   state.on(["bin"], () => (precision.redraw(), confidence.redraw()));
   draw();
   return section;
+}
+
+function curvesTitle({ classes }, category) {
+  const all = classes.length > 1 ? "all categories" : classes[0] ?? "";
+  return `Curves: ${category < 0 ? all : classes[category]}`;
 }
 
 /** The mean over the categories that have a curve, or one category's. */

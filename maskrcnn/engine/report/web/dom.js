@@ -3,7 +3,7 @@
 
 const NONE = "–"; // where there is no number
 
-/** make("button", {class: "tab", onclick: f}, "text", child): an element; false, null and undefined are left out. */
+/** make("button", {class: "small", onclick: f}, "text", child): an element; false, null and undefined are left out. */
 function make(tag, attributes = {}, ...children) {
   const element = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
@@ -47,6 +47,13 @@ const fixed = (value, digits = 2) => (exists(value) ? value.toFixed(digits) : NO
 
 /** AP and its like, 0..100; COCO's -1 means that there is no ground truth of this kind. */
 const figure = (value) => (exists(value) && value >= 0 ? value.toFixed(1) : NONE);
+
+/** 0.4 -> "+0.4", -1.25 -> "−1.3"; without a value of both there is no difference. */
+function signed(value, digits = 1) {
+  if (!exists(value)) return NONE;
+  const text = Math.abs(value).toFixed(digits);
+  return Number(text) === 0 ? text : `${value < 0 ? "−" : "+"}${text}`;
+}
 
 /** 12345 -> "12,345". */
 const whole = (value) => (exists(value) ? Math.round(value).toLocaleString("en-GB") : NONE);

@@ -1,6 +1,10 @@
 "use strict";
 // Errors by type: what fixing each would give, and examples of it.
 
+const AFTER_TIDE =
+  "What keeps AP50 down, after TIDE (Bolya et al. 2020): points of AP50 that fixing all errors of one type would " +
+  "give, and how many there are, over all scores.";
+
 function makeErrors(state, viewer) {
   const lazy = new Lazy();
   const bars = make("div", { class: "bars", role: "group", "aria-label": "Error types" });
@@ -12,13 +16,13 @@ function makeErrors(state, viewer) {
 
   const typeOf = (name) => state.figures.errors.types.find((type) => type.name === name);
   const gainOf = (type) => type.gain ?? 0;
+  const countOf = (type, category) => (category < 0 ? type.count : type.by_class[category]);
 
   function drawBars() {
     const { errors } = state.figures;
     const { category, set } = state.values;
     const longest = Math.max(1e-9, ...errors.types.map(gainOf));
     bars.replaceChildren(...errors.types.map((type) => {
-      const number = category < 0 ? type.count : type.by_class[category];
       const bar = make("span", { class: "bar" }, make("span", { class: "fill" }));
       bar.firstChild.style.width = `${(100 * Math.max(0, gainOf(type))) / longest}%`;
       return make(
@@ -32,8 +36,8 @@ function makeErrors(state, viewer) {
         },
         make("span", { class: "name" }, type.name),
         bar,
-        make("span", { class: "gain" }, exists(type.gain) ? `+${fixed(type.gain, 1)}` : NONE),
-        make("span", { class: "count" }, `${whole(number)} ×`),
+        make("span", { class: "gain" }, signed(type.gain)),
+        make("span", { class: "count" }, `${whole(countOf(type, category))} ×`),
         make("span", { class: "meaning" }, ERRORS[type.name] ?? ""),
       );
     }));
@@ -43,7 +47,7 @@ function makeErrors(state, viewer) {
       `Counted here, AP50 is ${figure(errors.ap50)}. It would gain ${
         fixed(errors.gain_false, 1)
       } points without any false detection, ` +
-      `${fixed(errors.gain_missed, 1)} if nothing were missed.${where}`;
+      `${fixed(errors.gain_missed, 1)} if every object were found.${where}`;
   }
 
   function drawExamples() {
@@ -55,13 +59,14 @@ function makeErrors(state, viewer) {
     const side = type.name === "missed" ? "objects" : "detections";
     const pairs = type.examples.filter(([p, row]) => category < 0 || set.pictures[p][side].label[row] === category);
     const items = pairs.map(([p, row]) => exampleItem(state, set.pictures[p], type.name, row, kind));
+    items.forEach((item) => imageOf(item.picture)); // loaded by the time of a print, which waits for nothing
     examples.replaceChildren(...items.map((item, i) => exampleCard(state, item, lazy, () => viewer.open(items, i))));
     if (items.length === 0) {
       examples.append(
         make(
           "p",
           { class: "note" },
-          type.count ? "No example of this is among the pictures of this page." : "There is none.",
+          countOf(type, category) ? "No example of this is among the pictures of this page." : "There is none.",
         ),
       );
     }
@@ -69,7 +74,7 @@ function makeErrors(state, viewer) {
   }
 
   function drawTable() {
-    const { set } = state.values;
+    const { set, kind } = state.values;
     const { types } = state.figures.errors;
     if (set.classes.length < 2) return table.replaceChildren();
     const columns = [
@@ -84,7 +89,7 @@ function makeErrors(state, viewer) {
     });
     return table.replaceChildren(
       make("h3", {}, "By category"),
-      makeTable({ file: "errors", columns, rows, sort: [columns.length - 1, -1] }),
+      makeTable({ file: `errors-${kind}`, columns, rows, sort: [columns.length - 1, -1] }),
     );
   }
 
@@ -112,12 +117,7 @@ function makeErrors(state, viewer) {
   return makeSection(
     "errors",
     "Errors",
-    make(
-      "p",
-      { class: "note" },
-      "What keeps AP50 down, after TIDE (Bolya et al. 2020): points of AP50 that fixing all errors of one type would " +
-        "give, and how many there are, over all scores.",
-    ),
+    make("p", { class: "note" }, AFTER_TIDE),
     bars,
     ifs,
     title,
@@ -137,7 +137,7 @@ function exampleItem(state, picture, error, row, kind) {
     const below = isShown(picture, row, state.values.bin) ? "" : " (below the chosen score)";
     return `${error}: ${describeDetection(picture, row, kind, classes)}${below}`;
   };
-  return { picture, focus: { detection: row, object: partnerOf(picture, row, kind) }, text };
+  return { picture, focus: { detection: row, object: picture.detections.about[kind][row] }, text };
 }
 
 function exampleCard(state, item, lazy, open) {

@@ -27,7 +27,7 @@ function makeFigures(state) {
 }
 
 function categoryTable(state) {
-  const { set } = state.values;
+  const { set, kind } = state.values;
   const { by_class: { columns, rows }, best_f1: best } = state.figures;
   const metric = (name) => ({ name, show: figure, bar: 100 });
   const heads = [
@@ -42,7 +42,7 @@ function categoryTable(state) {
     return [set.classes[label], set.objects[label], ...rows[label], top?.f1 ?? null, top?.threshold ?? null];
   };
   return makeTable({
-    file: "categories",
+    file: `categories-${kind}`,
     columns: heads,
     rows: set.classes.map((_, label) => ({ label, cells: cells(label) })),
     sort: [2, -1],

@@ -28,6 +28,7 @@ function makeGallery(state, viewer, { note = SIDE_BY_SIDE, makeCard = pictureCar
       make("button", {
         type: "button",
         role: "tab",
+        id: `tab-${name}`,
         "data-group": name,
         "aria-selected": String(name === chosen),
         "aria-controls": "cards",
@@ -40,6 +41,7 @@ function makeGallery(state, viewer, { note = SIDE_BY_SIDE, makeCard = pictureCar
         },
       }, name)
     ));
+    if (chosen !== null) cards.setAttribute("aria-labelledby", `tab-${chosen}`);
   }
 
   function drawCards(limit) {
@@ -50,6 +52,7 @@ function makeGallery(state, viewer, { note = SIDE_BY_SIDE, makeCard = pictureCar
     const pictures = (group?.pictures ?? []).map((index) => set.pictures[index]).filter(has);
     const items = pictures.map((picture) => ({ picture, focus: null, text: () => text(state, picture) }));
     lazy.clear();
+    items.slice(0, limit).forEach((item) => imageOf(item.picture)); // loaded by the time of a print
     cards.replaceChildren(
       ...items.slice(0, limit).map((item, i) => makeCard(state, item, lazy, () => viewer.open(items, i))),
     );
@@ -83,12 +86,13 @@ function groupsOf(state) {
   return [...state.values.set.groups, ...byError];
 }
 
+/** Of a card's canvases: no taller than wide, no wider than twice the height. */
+const cardAspect = ({ width, height }) => String(Math.min(Math.max(width / height, 1), 2));
+
 function pictureCard(state, item, lazy, open) {
   const { picture } = item;
   const pair = ["objects", "detections"].map((side) => [side, make("canvas", { "aria-hidden": "true" })]);
-  for (const [, canvas] of pair) {
-    canvas.style.aspectRatio = `${Math.min(Math.max(picture.width / picture.height, 1), 2)}`;
-  }
+  for (const [, canvas] of pair) canvas.style.aspectRatio = cardAspect(picture);
   const line = make("span", { class: "line" });
   const quality = exists(picture.quality) ? `quality ${fixed(picture.quality)}` : "";
   const card = make(

@@ -11,16 +11,7 @@ function makeHead(state, data) {
   function draw() {
     if (!state) return;
     const { set } = state.values;
-    const objects = plural(sum(set.objects), "object");
-    const categories = set.classes.length === 1 ? "1 category" : `${set.classes.length} categories`;
-    facts.textContent = [
-      set.name,
-      plural(set.images, "image"),
-      objects,
-      categories,
-      set.evaluated,
-      `made ${moment(data.made)}`,
-    ].filter(Boolean).join(" · ");
+    facts.textContent = factsOf(set, data.made);
     box.replaceChildren(headlineTable(set));
     verdict.textContent = verdictOf(state.figures);
   }
@@ -36,6 +27,13 @@ function makeHead(state, data) {
   return make("header", { class: "head", id: "top" }, make("h1", {}, data.title), facts, box, verdict);
 }
 
+/** "nuclei_val · 60 images · 1,740 objects · 1 category · made 28 Nov 2026, 18:10 UTC". */
+function factsOf({ name, images, objects, classes, evaluated }, made) {
+  const categories = classes.length === 1 ? "1 category" : `${classes.length} categories`;
+  const facts = [name, plural(images, "image"), plural(sum(objects), "object"), categories, evaluated];
+  return [...facts, `made ${moment(made)}`].filter(Boolean).join(" · ");
+}
+
 function headlineTable(set) {
   const rows = Object.entries(set.kinds).map(([kind, { figures }]) =>
     make(
@@ -48,7 +46,7 @@ function headlineTable(set) {
   const head = make("tr", {}, make("td"), ...HEADLINE.map((name) => make("th", { scope: "col" }, name)));
   return make(
     "div",
-    { class: "scroll" },
+    { class: "scroll", tabindex: 0, role: "region", "aria-label": "Figures" },
     make("table", { class: "headline" }, make("thead", {}, head), make("tbody", {}, ...rows)),
   );
 }

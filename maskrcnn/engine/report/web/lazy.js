@@ -28,10 +28,15 @@ class Lazy {
     if (this.stale.delete(element)) this.draws.get(element)();
   }
 
-  /** After a change: all are stale, those near the window are drawn now. */
+  /** After a change: all are stale. Those in sight are drawn now, others near the window once changes pause. */
   redraw() {
     this.stale = new Set(this.draws.keys());
-    this.near.forEach((element) => this.draw(element));
+    for (const element of this.near) {
+      const { top, bottom } = element.getBoundingClientRect();
+      if (bottom > 0 && top < innerHeight) this.draw(element);
+    }
+    clearTimeout(this.pause);
+    this.pause = setTimeout(() => this.near.forEach((element) => this.draw(element)), 100);
   }
 
   /** Everything, for a print. */

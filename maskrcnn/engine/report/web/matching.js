@@ -25,12 +25,15 @@ function objectOutcome(picture, row, kind, bin) {
   return finder >= 0 && isShown(picture, finder, bin) ? "right" : "wrong";
 }
 
+/** For masks, an annotation without a segmentation is no object, and shows nowhere; a crowd region does. */
+const isEvaluated = ({ objects }, row, kind) => Boolean(objects.crowd[row] || objects.counted[kind][row]);
+
 /** Numbers of one picture at the score: {objects, found, detections, wrong}, of one category or of all (-1). */
 function countOutcomes(picture, kind, bin, category) {
   const counts = { objects: 0, found: 0, detections: 0, wrong: 0 };
   picture.objects.label.forEach((label, row) => {
     const outcome = objectOutcome(picture, row, kind, bin);
-    if ((category >= 0 && label !== category) || outcome === "crowd") return;
+    if ((category >= 0 && label !== category) || !picture.objects.counted[kind][row]) return;
     counts.objects += 1;
     if (outcome === "right") counts.found += 1;
   });
@@ -43,44 +46,18 @@ function countOutcomes(picture, kind, bin, category) {
   return counts;
 }
 
-function boxIou([ax1, ay1, ax2, ay2], [bx1, by1, bx2, by2]) {
-  const both = Math.max(0, Math.min(ax2, bx2) - Math.max(ax1, bx1)) *
-    Math.max(0, Math.min(ay2, by2) - Math.max(ay1, by1));
-  return both ? both / ((ax2 - ax1) * (ay2 - ay1) + (bx2 - bx1) * (by2 - by1) - both) : 0;
-}
-
-/** The object that a detection was compared to: the one it found, else the nearest that its error allows; or -1. */
-function partnerOf(picture, row, kind) {
-  const { objects, detections } = picture;
-  const found = objects.found_by[kind].indexOf(row);
-  if (found >= 0) return found;
-  const error = detections.error[kind][row];
-  const mask = kind === "segm" && detections.mask?.[row] ? decodeMask(detections.mask[row]) : null;
-  let best = -1;
-  let overlap = 0;
-  objects.box.forEach((box, object) => {
-    const same = objects.label[object] === detections.label[row];
-    if (["loc", "dup"].includes(error) && !same) return;
-    if (["cls", "both"].includes(error) && same) return;
-    let iou = boxIou(box, detections.box[row]);
-    if (iou > 0 && mask && objects.mask?.[object]) iou = maskIou(mask, decodeMask(objects.mask[object]));
-    if (iou > overlap) [best, overlap] = [object, iou];
-  });
-  return best;
-}
-
 /** "predicted dog 0.93, IoU 0.34 with a dog". */
 function describeDetection(picture, row, kind, classes) {
   const { objects, detections } = picture;
-  const name = `predicted ${classes[detections.label[row]]} ${fixed(detections.score[row])}`;
+  const name = `predicted ${classes[detections.label[row]]} ${scoreText(detections.score[row])}`;
   if (detections.error[kind][row] === "crowd") {
     return `${name}, in a crowd region, which counts as neither right nor wrong`;
   }
-  const partner = partnerOf(picture, row, kind);
+  const about = detections.about[kind][row];
   const iou = fixed(detections.iou[kind][row]);
-  if (partner < 0) return `${name}, IoU ${iou} with any object`;
+  if (about < 0) return `${name}, IoU of at most ${iou} with any object`;
   const again = detections.error[kind][row] === "dup" ? ", which another detection has found" : "";
-  return `${name}, IoU ${iou} with ${article(classes[objects.label[partner]])}${again}`;
+  return `${name}, IoU ${iou} with ${article(classes[objects.label[about]])}${again}`;
 }
 
 /** "a dog, 34 x 21 pixels, that no detection found". */
@@ -91,7 +68,7 @@ function describeObject(picture, row, kind, classes, bin) {
   if (objects.crowd[row]) return `a crowd region: ${classes[objects.label[row]]}`;
   const finder = objects.found_by[kind][row];
   if (finder < 0) return `${name}, that no detection found`;
-  const score = fixed(detections.score[finder]);
+  const score = scoreText(detections.score[finder]);
   return `${name}, found with score ${score}${isShown(picture, finder, bin) ? "" : ", below the chosen one"}`;
 }
 

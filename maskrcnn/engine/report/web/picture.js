@@ -2,7 +2,8 @@
 // A picture with its objects or its detections, drawn on a canvas.
 //
 // `look` says what is drawn: {window: [x1, y1, x2, y2] in pixels of the picture, kind, bin, category, classes, layers,
-// colours: "class" or "outcome", focus: null or {detection: row or -1, object: row or -1}}.
+// colours: "class" or "outcome", focus: null or {detection: row or -1, object: row or -1}, halo: dark lines around the
+// coloured ones, also where nothing is in focus; they take as long to draw as everything else}.
 
 // COCO's skeleton, by index of the 17 keypoints: head, shoulders, arms, trunk, legs.
 const SKELETON = [
@@ -56,7 +57,7 @@ async function drawPicture(canvas, picture, side, look) {
   const ratio = window.devicePixelRatio || 1;
   canvas.width = Math.round(canvas.clientWidth * ratio);
   canvas.height = Math.round(canvas.clientHeight * ratio);
-  const frame = frameOf(canvas, look.window, ratio);
+  const frame = frameOf(canvas, look.window);
   const context = canvas.getContext("2d");
   context.setTransform(frame.scale, 0, 0, frame.scale, frame.left, frame.top);
   context.imageSmoothingEnabled = frame.scale < 3 * ratio;
@@ -68,11 +69,11 @@ async function drawPicture(canvas, picture, side, look) {
 }
 
 /** Where the window lies on the canvas: as large as fits, in the middle; in pixels of the canvas. */
-function frameOf(canvas, [x1, y1, x2, y2], ratio) {
+function frameOf(canvas, [x1, y1, x2, y2]) {
   const scale = Math.min(canvas.width / (x2 - x1), canvas.height / (y2 - y1));
   const left = (canvas.width - scale * (x1 + x2)) / 2;
   const top = (canvas.height - scale * (y1 + y2)) / 2;
-  return { scale, left, top, ratio };
+  return { scale, left, top };
 }
 
 /** [{row, outcome, faint, strong}]: large ones first, so that small ones are not covered; those in focus last. */
@@ -82,6 +83,7 @@ function rowsShown(picture, side, look) {
   const items = [];
   for (let row = 0; row < box.length; row++) {
     const strong = row === focus;
+    if (side === "objects" && !isEvaluated(picture, row, look.kind)) continue;
     if (!strong && look.category >= 0 && label[row] !== look.category) continue;
     if (!strong && side === "detections" && !isShown(picture, row, look.bin)) continue;
     const outcome = side === "objects"
@@ -100,6 +102,7 @@ const colourOf = (instances, item, look) =>
 function drawInstance(context, instances, item, look, unit) {
   const colour = colourOf(instances, item, look);
   const mask = look.layers.masks ? instances.mask?.[item.row] : null;
+  const halo = look.halo || item.strong;
   const keypoints = look.layers.keypoints ? instances.keypoints?.[item.row] : null;
   context.globalAlpha = item.faint ? 0.35 : 1;
   context.lineJoin = "round";
@@ -111,25 +114,26 @@ function drawInstance(context, instances, item, look, unit) {
       context.fill(path, "evenodd");
       context.globalAlpha = 1;
     }
-    strokeTwice(context, path, colour, item, unit);
+    strokeOutline(context, path, colour, item, unit, halo);
   }
   if (look.layers.boxes) {
     const [x1, y1, x2, y2] = instances.box[item.row];
     const path = new Path2D();
     path.rect(x1, y1, x2 - x1, y2 - y1);
-    strokeTwice(context, path, colour, item, unit);
+    strokeOutline(context, path, colour, item, unit, halo);
   }
   if (keypoints) drawKeypoints(context, keypoints, colour, unit);
   context.globalAlpha = 1;
 }
 
-/** A line that shows on light and on dark ground: dark and wide below, coloured above, dashed where wrong. */
-function strokeTwice(context, path, colour, item, unit) {
+/** A coloured line, dashed where wrong; with a halo, dark and wide below it, it shows on light ground as well. */
+function strokeOutline(context, path, colour, item, unit, halo) {
   const width = (item.strong ? 2.5 : 1.5) * unit;
-  context.setLineDash([]);
-  context.strokeStyle = "rgb(0 0 0 / 55%)";
-  context.lineWidth = width + 1.2 * unit;
-  context.stroke(path);
+  if (halo) {
+    context.strokeStyle = "rgb(0 0 0 / 55%)";
+    context.lineWidth = width + 1.2 * unit;
+    context.stroke(path);
+  }
   context.setLineDash(DASHES[item.outcome].map((length) => length * unit));
   context.strokeStyle = colour;
   context.lineWidth = width;
@@ -184,7 +188,7 @@ function nameOf(instances, item, look) {
   const name = look.classes[instances.label[item.row]];
   if (!instances.score) return item.outcome === "crowd" ? `${name} (crowd)` : name;
   const error = instances.error[look.kind][item.row];
-  return `${name} ${fixed(instances.score[item.row])}${error ? ` ${error}` : ""}`;
+  return `${name} ${scoreText(instances.score[item.row])}${error ? ` ${error}` : ""}`;
 }
 
 /** The look that the reader has chosen, of a whole picture. */
@@ -199,6 +203,7 @@ function lookOf(state, picture, changes = {}) {
     colours,
     classes: set.classes,
     focus: null,
+    halo: false,
     ...changes,
   };
 }

@@ -30,19 +30,3 @@ function decodeMask([x, y, w, h, counts]) {
   });
   return { x, y, w, h, pixels };
 }
-
-/** Intersection over union of two decoded masks of one picture. */
-function maskIou(a, b) {
-  let both = 0;
-  let either = 0;
-  for (const pixel of a.pixels) either += pixel;
-  for (const pixel of b.pixels) either += pixel;
-  const [left, right] = [Math.max(a.x, b.x), Math.min(a.x + a.w, b.x + b.w)];
-  const [top, bottom] = [Math.max(a.y, b.y), Math.min(a.y + a.h, b.y + b.h)];
-  for (let x = left; x < right; x++) {
-    for (let y = top; y < bottom; y++) {
-      both += a.pixels[(x - a.x) * a.h + y - a.y] & b.pixels[(x - b.x) * b.h + y - b.y];
-    }
-  }
-  return both ? both / (either - both) : 0;
-}

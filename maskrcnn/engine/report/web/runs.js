@@ -11,13 +11,6 @@ function runName({ name, index }) {
   return make("span", { class: "run" }, mark, make("span", { class: "name" }, name));
 }
 
-/** 0.4 -> "+0.4", -1.25 -> "−1.3"; without a value of both there is no difference. */
-function signed(value, digits = 1) {
-  if (!exists(value)) return NONE;
-  const text = Math.abs(value).toFixed(digits);
-  return Number(text) === 0 ? text : `${value < 0 ? "−" : "+"}${text}`;
-}
-
 /** COCO's -1 says that there is no such object, which has no difference to anything. */
 const gap = (value, first) => (exists(value) && exists(first) && value >= 0 && first >= 0 ? value - first : null);
 

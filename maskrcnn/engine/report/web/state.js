@@ -38,7 +38,14 @@ class State {
 
 /** The values that go with a newly chosen set: its first kind, all categories, the score of the best F1. */
 function valuesFor(set, kind = Object.keys(set.kinds)[0]) {
-  return { set, kind, category: -1, bin: bestBin(set.kinds[kind], -1) ?? 50, layers: layersFor(set, kind) };
+  return {
+    set,
+    kind,
+    category: -1,
+    bin: bestBin(set, set.kinds[kind], -1) ?? 50,
+    layers: layersFor(set, kind),
+    colours: set.classes.length > 1 ? "class" : "outcome",
+  };
 }
 
 /** The layers that the set has, and whether they show at first: masks or else boxes, names if there are several. */
@@ -53,5 +60,3 @@ function layersFor(set, kind) {
     names: set.classes.length > 1,
   };
 }
-
-const coloursFor = (set) => (set.classes.length > 1 ? "class" : "outcome");

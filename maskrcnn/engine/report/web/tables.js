@@ -68,10 +68,16 @@ function tableCell(column, value, row) {
   return cell;
 }
 
+/** COCO's -1 is blank; words that a spreadsheet would take for a formula begin with an apostrophe. */
 function asCSV(columns, rows) {
-  const quote = (value) => (/[",\n]/.test(value) ? `"${value.replaceAll('"', '""')}"` : value);
-  const lines = [columns.map((column) => column.name), ...rows.map((row) => row.cells)];
-  return lines.map((cells) => cells.map((cell) => quote(String(cell ?? ""))).join(",")).join("\n") + "\n";
+  const quote = (value) => (/[",\r\n]/.test(value) ? `"${value.replaceAll('"', '""')}"` : value);
+  const word = (value) => quote(/^[=+@\t\r-]/.test(value) ? `'${value}` : value);
+  const write = (value, column) => {
+    if (typeof value === "string") return word(value);
+    return exists(value) && !(value === -1 && column.show === figure) ? String(value) : "";
+  };
+  const lines = rows.map((row) => row.cells.map((cell, i) => write(cell, columns[i])));
+  return [columns.map(({ name }) => word(name)), ...lines].map((cells) => cells.join(",")).join("\n") + "\n";
 }
 
 function saveText(name, text) {

@@ -4,8 +4,9 @@
 /** `numbers` is what the score changes; `best`, if given, leads to a score. */
 function makeToolbar(state, sets, numbers = makeRates(state), best = makeBest(state)) {
   const selectors = make("div", { class: "selectors" });
-  const draw = () => {
+  const build = () => {
     const { set, kind, category } = state.values;
+    const focused = document.activeElement?.id;
     const keepKind = (chosen) => (chosen.kinds[state.values.kind] ? state.values.kind : undefined);
     const kinds = Object.keys(set.kinds).map((name) => [name, KIND_NAMES[name] ?? name]);
     const categories = [[-1, "all categories"], ...sortedNames(set.classes)];
@@ -24,9 +25,17 @@ function makeToolbar(state, sets, numbers = makeRates(state), best = makeBest(st
       makeSelect("category", "category", categories, category, (i) => state.set({ category: Number(i) })),
       best,
     ].filter(Boolean));
+    if (focused) selectors.querySelector(`#${focused}`)?.focus();
   };
-  state.on(["set", "kind", "category"], draw);
-  draw();
+  const update = () => {
+    for (const name of ["kind", "category"]) {
+      const select = selectors.querySelector(`#${name}`);
+      if (select) select.value = state.values[name];
+    }
+  };
+  state.on(["set"], build);
+  state.on(["kind", "category"], update);
+  build();
   return make(
     "div",
     { class: "toolbar", role: "region", "aria-label": "What is shown" },
@@ -34,6 +43,14 @@ function makeToolbar(state, sets, numbers = makeRates(state), best = makeBest(st
     makeScoreField(state, "score"),
     numbers,
   );
+}
+
+/** The bar that stays in sight. What a link leads to comes to rest below it. */
+function makeBar(...children) {
+  const bar = make("div", { class: "bar-top" }, ...children);
+  const root = document.documentElement;
+  new ResizeObserver(() => (root.style.scrollPaddingTop = `${bar.offsetHeight}px`)).observe(bar);
+  return bar;
 }
 
 /** Detections, precision, recall and F1 at the score. */
@@ -66,14 +83,14 @@ function makeBest(state) {
     type: "button",
     id: "best",
     title: "Go to the score where F1 is highest",
-    onclick: () => state.set({ bin: bestBin(state.figures, state.values.category) }),
+    onclick: () => state.set({ bin: bestBin(state.values.set, state.figures, state.values.category) }),
   });
   const draw = () => {
-    const { category, bin } = state.values;
-    const top = bestOf(state.figures, category);
-    best.hidden = !top || !exists(top.f1) || !exists(top.threshold);
-    if (!best.hidden) best.textContent = `best F1 at ${fixed(top.threshold)}`;
-    best.disabled = bestBin(state.figures, category) === bin;
+    const { set, category, bin } = state.values;
+    const top = bestBin(set, state.figures, category);
+    best.hidden = top === null;
+    if (!best.hidden) best.textContent = `best F1 at ${fixed(top / 100)}`;
+    best.disabled = top === bin;
   };
   state.on(["set", "kind", "category", "bin"], draw);
   draw();

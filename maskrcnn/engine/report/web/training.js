@@ -28,19 +28,22 @@ function makeTraining(state, data) {
   return makeSection("training", "Training", charts.length ? make("div", { class: "charts" }, ...charts) : nothing);
 }
 
-/** Figures of the chosen kind with the chosen category's, and losses on the validation data. */
+/** A figure's values over the evaluations, or null. Of several test sets, names begin with the set's. */
+function evaluatedSeries({ series }, set, figure) {
+  const values = series[`${set?.name}/${figure}`] ?? series[figure];
+  return values?.map((value) => (exists(value) && value >= 0 ? value : null)) ?? null; // -1: no such object
+}
+
+/** Figures of the chosen set and kind with the chosen category's, and losses on the validation data. */
 function evaluationCharts(state, evaluations, common, named) {
-  const losses = named(evaluations, (name) => /loss/.test(name));
+  const losses = named(evaluations, (name) => name.startsWith("val/"));
   const figures = new Chart({ ...common, title: "AP over the training", y: "AP, 0 to 100", digits: 1 });
   const draw = () => {
-    const kind = state?.values.kind ?? "segm";
-    const own = named(evaluations, (name) => HEADLINE.some((figure) => name === `${kind}/${figure}`));
-    const category = state && state.values.category >= 0 ? state.values.set.classes[state.values.category] : null;
-    const chosen = category === null ? [] : named(evaluations, (name) => name === `${kind}/AP-${category}`);
-    const seen = (values) => values.map((value) => (exists(value) && value >= 0 ? value : null)); // -1: no such object
-    const series = [...own, ...chosen].map((one) => ({ ...one, values: seen(one.values) })).filter((one) =>
-      one.values.some(exists)
-    );
+    const { set, kind = "segm", category = -1 } = state?.values ?? {};
+    const names = category < 0 ? HEADLINE : [...HEADLINE, `AP-${set.classes[category]}`];
+    const series = names.map((name) => `${kind}/${name}`)
+      .map((label) => ({ label, values: evaluatedSeries(evaluations, set, label) }))
+      .filter(({ values }) => values?.some(exists));
     figures.show({ xs: evaluations.iterations, series });
   };
   state?.on(["set", "kind", "category"], draw);

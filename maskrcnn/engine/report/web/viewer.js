@@ -74,6 +74,7 @@ class Viewer {
   makeCanvas(pane) {
     const canvas = make("canvas", { tabindex: 0, role: "img", "aria-label": pane.name });
     canvas.addEventListener("pointerdown", (event) => {
+      if (event.button !== 0) return;
       canvas.setPointerCapture(event.pointerId);
       this.pointers.set(event.pointerId, [event.offsetX, event.offsetY]);
     });
@@ -123,13 +124,15 @@ class Viewer {
   draw() {
     if (!this.dialog.open || !this.item) return;
     const { picture } = this.item;
-    const look = lookOf(this.state, picture, { focus: this.focus, window: this.window ?? wholeWindow(picture) });
+    const window = this.window ?? wholeWindow(picture);
+    const look = lookOf(this.state, picture, { focus: this.focus, window, halo: true });
     for (const { canvas, of, side } of this.panes) drawPicture(canvas, of(picture), side, look);
   }
 
   dropFocus() {
     this.focus = null;
     this.show();
+    this.panes[0].canvas.focus(); // the button is gone
   }
 
   fit() {
@@ -139,7 +142,7 @@ class Viewer {
 
   /** A place on a canvas (in pixels of the page) -> [x, y] in the picture. */
   placeOf(canvas, left, top) {
-    const frame = frameOf(canvas, this.window ?? wholeWindow(this.item.picture), 1);
+    const frame = frameOf(canvas, this.window ?? wholeWindow(this.item.picture));
     const ratio = canvas.width / canvas.clientWidth;
     return [(left * ratio - frame.left) / frame.scale, (top * ratio - frame.top) / frame.scale];
   }
@@ -151,14 +154,18 @@ class Viewer {
     const size = Math.max(x2 - x1, y2 - y1) / factor;
     if (size < 8 || size > 3 * Math.max(width, height)) return;
     const [x, y] = place ?? [(x1 + x2) / 2, (y1 + y2) / 2];
-    this.window = [x + (x1 - x) / factor, y + (y1 - y) / factor, x + (x2 - x) / factor, y + (y2 - y) / factor];
-    this.draw();
+    this.look([x + (x1 - x) / factor, y + (y1 - y) / factor, x + (x2 - x) / factor, y + (y2 - y) / factor]);
   }
 
   /** By a distance in the picture. */
   pan(dx, dy) {
     const [x1, y1, x2, y2] = this.window ?? wholeWindow(this.item.picture);
-    this.window = [x1 + dx, y1 + dy, x2 + dx, y2 + dy];
+    this.look([x1 + dx, y1 + dy, x2 + dx, y2 + dy]);
+  }
+
+  /** At this window, moved so that it does not leave the picture. */
+  look(window) {
+    this.window = windowWithin(this.item.picture, window);
     this.draw();
   }
 
@@ -191,7 +198,7 @@ class Viewer {
   }
 
   press(event) {
-    if (event.target.matches("input") || event.ctrlKey || event.metaKey || event.altKey) return;
+    if (event.target.matches("input[type=range]") || event.ctrlKey || event.metaKey || event.altKey) return;
     const [x1, y1, x2, y2] = this.window ?? wholeWindow(this.item.picture);
     const [dx, dy] = [(x2 - x1) / 8, (y2 - y1) / 8];
     const actions = {
@@ -218,6 +225,16 @@ function boxesInFocus(picture, focus) {
   if (focus.detection >= 0) boxes.push(picture.detections.box[focus.detection]);
   if (focus.object >= 0) boxes.push(picture.objects.box[focus.object]);
   return boxes;
+}
+
+/** A window moved so that it lies in the picture, or, where it is larger, the picture in it. */
+function windowWithin({ width, height }, [x1, y1, x2, y2]) {
+  const shift = (low, high, size) => {
+    const room = size - (high - low);
+    return Math.min(Math.max(low, Math.min(0, room)), Math.max(0, room)) - low;
+  };
+  const [dx, dy] = [shift(x1, x2, width), shift(y1, y2, height)];
+  return [x1 + dx, y1 + dy, x2 + dx, y2 + dy];
 }
 
 /** A square window around boxes, `margin` times as large as they are, inside the picture as far as it can be. */
