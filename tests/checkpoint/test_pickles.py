@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from maskrcnn.checkpoint import CheckpointError, load_checkpoint
+from maskrcnn.checkpoint.pickles import RefusedError, read_pickle
 
 
 class Call:
