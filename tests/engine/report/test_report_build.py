@@ -1,6 +1,7 @@
 """What is embedded in the page equals what the evaluator computed, and the pictures are of what was evaluated."""
 
 import base64
+import itertools
 import json
 import logging
 import re
@@ -15,9 +16,10 @@ from pycocotools import mask as coco_mask
 from maskrcnn import cli
 from maskrcnn.data import read_coco
 from maskrcnn.engine.hooks import Reporting
+from maskrcnn.engine.report.analysed import match
 from maskrcnn.engine.report.build import report_data, report_on, write_report
-from maskrcnn.engine.report.results import Evaluated, ReportError
-from maskrcnn.evaluation.analysis import ERRORS
+from maskrcnn.engine.report.results import Evaluated, ReportError, Results
+from maskrcnn.evaluation.analysis import ERRORS, gains
 from maskrcnn.evaluation.coco import ground_truth, run_coco
 
 K = len(CATEGORIES)
@@ -106,6 +108,40 @@ def test_examples_are_errors_of_their_type_the_surest_first(of_set):
             assert bool(scores) == (entry["count"] > 0)
             shown += len(scores)
     assert shown > 20
+
+
+def test_the_overlaps_are_those_that_the_types_ask_for(of_set):
+    limits = {"": (0.5, 1), "loc": (0.1, 0.5), "cls": (0.5, 1), "both": (0.1, 0.5), "dup": (0.5, 1), "bkg": (0, 0.1)}
+    for picture in of_set["pictures"]:
+        for kind, errors in picture["detections"]["error"].items():
+            for error, iou in zip(errors, picture["detections"]["iou"][kind], strict=True):
+                low, high = limits.get(error, (0, 1))  # those in crowd regions have none of interest
+                assert low - 0.001 <= iou <= high + 0.001  # rounded
+
+
+def test_gains_stand_under_their_names_and_missed_objects_the_largest_first(run, of_set):
+    (dataset,) = run.test_sets.values()
+    matches = match(Results(dataset, run.folder / "inference"), ["segm", "bbox"])
+    for kind, found in of_set["kinds"].items():
+        expected = gains(matches[kind])
+        assert {entry["name"]: entry["gain"] for entry in found["errors"]["types"]} == {n: expected[n] for n in ERRORS}
+        assert found["errors"]["gain_false"] == expected["false_positives"]
+        assert found["errors"]["gain_missed"] == expected["false_negatives"]
+        missed = next(entry for entry in found["errors"]["types"] if entry["name"] == "missed")
+        areas = []
+        for place, row in missed["examples"]:
+            image = of_set["pictures"][place]["image"]
+            own = [a for a in ground_truth(dataset)["annotations"] if a["image_id"] == image]
+            areas.append(own[row]["area"])
+        assert areas == sorted(areas, reverse=True)
+
+
+def test_a_stop_is_heard_between_pictures(run):
+    """After all images were compared, so that only the pictures are left to ask."""
+    asked_for = itertools.count()
+    stop_at = len(run.dataset) + 2
+    with pytest.raises(ReportError, match="asked to stop"):
+        write_report(run.folder, run.test_sets, stop=lambda: next(asked_for) >= stop_at)
 
 
 def test_a_picture_has_the_image_its_objects_and_its_detections(run, of_set):
