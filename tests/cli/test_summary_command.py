@@ -34,5 +34,5 @@ def test_numbers_that_make_no_sense(words, capsys):
 
 
 def test_a_part_that_refuses_its_options(capsys):
-    assert cli.main(["summary", "--config", "demo/shapes", "MODEL.ROI_HEADS.MASK_HEAD.NUM_CONVS", "0"]) == 2
+    assert cli.main(["summary", "--config", "demo/shapes", "MODEL.ROI_HEADS.MASK_HEAD.NUM_CONVS", "-1"]) == 2
     assert "maskrcnn summary: FCNMaskHead.NUM_CONVS" in capsys.readouterr().err

@@ -138,8 +138,10 @@ class FCNMaskHead(MaskHead):
         predicts: str = "class",
     ) -> None:
         super().__init__(predicts)
-        if num_convs < (roi.levels > 1):
-            raise ValueError(f"FCNMaskHead.NUM_CONVS: {num_convs}; {roi.levels} levels need at least 1, to be fused by")
+        if num_convs < 0:
+            raise ValueError(f"FCNMaskHead.NUM_CONVS: {num_convs} is not at least 0")
+        if num_convs == 0 and roi.levels > 1:
+            raise ValueError(f"FCNMaskHead.NUM_CONVS: 0; {roi.levels} levels need at least 1, to be fused by")
         self.convs = nn.Sequential()
         if num_convs > 0:
             self.convs.append(PerLevel(lambda: conv_relu_stack(roi.channels, conv_dim, 1, norm), roi.levels))
