@@ -9,6 +9,7 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +119,9 @@ class CocoEvaluator:
     def _compute(self, by_image: Mapping[Any, list[dict[str, Any]]]) -> tuple[dict[str, float], list[int]]:
         """The figures, and how many objects each category has."""
         results = [result for image in sorted(by_image) for result in by_image[image]]
+        if self.output_dir is not None:  # before the detections: figures beside those of another evaluation mislead
+            with suppress(OSError):
+                (self.output_dir / FIGURES_FILE).unlink(missing_ok=True)
         self._write(RESULTS_FILE, results)
         truth = ground_truth(self.dataset)
         if len(by_image) < len(self._known_images):

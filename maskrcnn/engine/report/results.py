@@ -121,7 +121,7 @@ class ResultsFile:
             raise ReportError(f"{self.path} is no list of detections in COCO's form") from None
 
     def _skip(self, position: int) -> int:
-        while self.text[position : position + 1] in (",", " ", "\n"):
+        while self.text[position : position + 1] in (",", " ", "\n", "\r", "\t"):
             position += 1
         return position
 
