@@ -196,7 +196,14 @@ def build_hooks(
 
         def report(what: str) -> None:
             evaluated = Evaluated.now(what, evaluation.seconds)
-            report_on(folder, parts.test_sets, evaluated, page=cfg.TEST.REPORT, stop=lambda: bool(request.name))
+            report_on(
+                folder,
+                parts.test_sets,
+                evaluated,
+                config=dump(cfg),
+                page=cfg.TEST.REPORT,
+                stop=lambda: bool(request.name),
+            )
 
         hooks.append(Reporting(report))
     if profile and is_main_process():

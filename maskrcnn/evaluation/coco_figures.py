@@ -29,7 +29,7 @@ def summarise(precision: np.ndarray, recall: np.ndarray, limits: Sequence[int]) 
         precision: (T, R, K, A, M): 10 IoUs, 101 recalls, categories, areas (all, small, medium, large), limits.
         recall: (T, K, A, M).
     """
-    values = [precision[..., 0, -1], precision[0, ..., 0, -1], precision[5, ..., 0, -1]]  # IoU 0.50 and 0.75
+    values = [precision[..., 0, -1], precision[AT_50, ..., 0, -1], precision[AT_75, ..., 0, -1]]
     values += [precision[..., area, -1] for area in (1, 2, 3)]
     values += [recall[..., 0, limit] for limit in range(len(limits))]
     values += [recall[..., area, -1] for area in (1, 2, 3)]

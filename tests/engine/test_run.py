@@ -206,12 +206,26 @@ def test_an_evaluation_leaves_a_report(tmp_path):
     note, page = Evaluated.read(tmp_path / "new" / "inference"), tmp_path / "new" / "report.html"
     assert note.what == overrides[1] and note.seconds >= 0 and not page.exists()
     assert cli.main(["report", str(tmp_path / "new")]) == 0  # nothing was trained there, and yet it has a config
-    assert overrides[3] in page.read_text()
+    config = tmp_path / "new" / "inference" / "config.yaml"
+    assert f"maskrcnn train --eval-only --config {config} OUTPUT_DIR {tmp_path / 'new-again'}" in page.read_text()
     page.unlink()
     run.test(load_config(tmp_path / "config.yaml", overrides))
     assert page.exists()
     assert trace_of_run(tmp_path / "new") is None  # so that it can be trained in
     train(tmp_path / "config.yaml", *overrides[2:])
+
+
+def test_an_evaluation_of_a_training_is_reported_with_its_own_config(tmp_path):
+    train(write_config(tmp_path))
+    folder = tmp_path / "run"
+    run.test(load_config(tmp_path / "config.yaml", ["TEST.IMS_PER_BATCH", "3"]))
+    made = [(folder / "report.html").read_text()]
+    assert cli.main(["report", str(folder)]) == 0
+    made.append((folder / "report.html").read_text())
+    for page in made:
+        assert '["TEST.IMS_PER_BATCH","3","the evaluation"]' in page
+        assert f"--config {folder / 'config.yaml'} OUTPUT_DIR" in page  # what repeats the training
+    assert load_config(folder / "config.yaml").TEST.IMS_PER_BATCH == 1
 
 
 def test_nothing_to_evaluate(tmp_path):

@@ -26,6 +26,7 @@ from maskrcnn.evaluation.analysis import (
     panoptic_quality,
     score_counts,
 )
+from maskrcnn.evaluation.coco import distinct_names, ground_truth, objects_per_category
 
 T = TypeVar("T")
 
@@ -37,10 +38,18 @@ def figures_of(name: str, dataset: Dataset, folder: Path) -> dict[str, Any] | No
         ReportError: they are of other data.
     """
     figures = read_figures(folder)
-    if figures and (len(figures["classes"]) != len(dataset.class_names) or figures["images"] != len(dataset)):
+    if figures is None:
+        return None
+    if len(figures["classes"]) != len(dataset.class_names) or figures["images"] != len(dataset):
         raise ReportError(
             f"{folder} has results of {figures['images']} images and {len(figures['classes'])} classes, but the data "
             f"set {name!r} has {len(dataset)} and {len(dataset.class_names)}; evaluate again with --eval-only"
+        )
+    objects = objects_per_category(ground_truth(dataset), dataset.category_ids)
+    if (figures["classes"], figures["objects"]) != (distinct_names(dataset), objects):
+        raise ReportError(
+            f"{folder} has results of other classes or of {sum(figures['objects'])} objects, but the data set {name!r} "
+            f"has {sum(objects)}; evaluate again with --eval-only"
         )
     return figures
 

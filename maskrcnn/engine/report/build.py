@@ -53,21 +53,20 @@ def report_on(
     test_sets: Mapping[str, Dataset],
     evaluated: Evaluated,
     *,
-    config: str = "",
+    config: str,
     page: bool = True,
     stop: Callable[[], bool] = lambda: False,
 ) -> None:
     """Note what was evaluated and write the report. That it fails is a warning: a run is worth more than its page.
 
     Args:
-        config: of the evaluation, kept where nothing was trained.
+        config: of the evaluation, YAML.
         page: False only takes the note, with which `maskrcnn report` makes the page later.
         stop: as for `write_report`.
     """
     try:
         evaluated.write(folder / INFERENCE)
-        if config and not (folder / CONFIG_FILE).exists():
-            write_atomically(folder / INFERENCE / CONFIG_FILE, config.encode())
+        write_atomically(folder / INFERENCE / CONFIG_FILE, config.encode())
         if page:
             write_report(folder, test_sets, stop=stop)
     except ReportError as error:

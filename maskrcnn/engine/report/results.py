@@ -73,12 +73,13 @@ def read_figures(folder: Path) -> dict[str, Any] | None:
 
 
 def config_file(folder: Path) -> Path:
-    """The config of a run's folder: of its training, or, of a folder in which nothing was trained, of its evaluation.
+    """The config that a run's folder was last evaluated with; of one that never was, the config of its training.
 
-    The latter has another place, since a folder with a config of its own counts as used and is not trained in.
+    `--eval-only` may have other test sets and values than the training. That in the folder itself is the training's: a
+    folder that has one counts as used and is not trained in.
     """
-    trained, evaluated = folder / CONFIG_FILE, folder / INFERENCE / CONFIG_FILE
-    return evaluated if evaluated.exists() and not trained.exists() else trained
+    evaluated = folder / INFERENCE / CONFIG_FILE
+    return evaluated if evaluated.exists() else folder / CONFIG_FILE
 
 
 def results_folder(inference: Path, name: str, names: Collection[str]) -> Path:
@@ -139,6 +140,11 @@ class Results:
     def __init__(self, dataset: Dataset, folder: Path) -> None:
         self.dataset = dataset
         self.file = ResultsFile(folder / RESULTS_FILE)
+        if strange := self.file.places.keys() - set(dataset.image_ids.tolist()):
+            raise ReportError(
+                f"{self.file.path} has detections in image {min(strange, key=str)}, which the data set "
+                f"{dataset.name!r} lacks; evaluate again with --eval-only"
+            )
         self.label_of = {category: label for label, category in enumerate(dataset.category_ids)}
         self.order = np.argsort(dataset.image_ids, kind="stable")
         self.annotations: dict[int | str, list[dict[str, Any]]] = defaultdict(list)

@@ -15,9 +15,11 @@ import yaml
 from maskrcnn.config import format_value, leaves
 from maskrcnn.engine.provenance import RUN_FILE, Record, Start, launcher, read_record
 from maskrcnn.engine.report.history import Curves
-from maskrcnn.engine.report.results import INFERENCE, Evaluated, config_file
+from maskrcnn.engine.report.results import CONFIG_FILE, INFERENCE, Evaluated, config_file
 
 logger = logging.getLogger(__name__)
+
+OF_EVALUATION = "the evaluation"  # the origin of a value that is not the training's
 
 Row = list[str]
 
@@ -30,7 +32,7 @@ def describe_run(folder: Path, training: Curves, evaluations: Curves) -> dict[st
         training, evaluations: every line, not thinned.
     """
     tree = _read_config(config_file(folder))
-    config = dict(leaves(tree))
+    config, trained = dict(leaves(tree)), dict(leaves(_read_config(folder / CONFIG_FILE)))
     record = _read_record(folder / RUN_FILE)
     newest = record["starts"][-1] if record["starts"] else None
     done = max([*training["iterations"][-1:], *evaluations["iterations"][-1:]], default=-1) + 1
@@ -41,19 +43,25 @@ def describe_run(folder: Path, training: Curves, evaluations: Curves) -> dict[st
             "timing": list(_timing(training, evaluations, folder / INFERENCE)),
             "starts": record["starts"],
         },
-        "config": [[key, format_value(value), record["origins"].get(key, "")] for key, value in config.items()],
+        "config": [
+            [key, format_value(value), record["origins"].get(key, "") if trained.get(key) == value else OF_EVALUATION]
+            for key, value in config.items()
+        ],
     }
 
 
 def repeat_command(folder: Path, start: Start | None) -> str:
-    """The line for a shell that trains the same once more, into a new folder beside the run's.
+    """The line for a shell that trains the same once more, or evaluates it if that was all, into a new folder beside.
 
     It is for the folder that the newest start was in, where relative paths of the config lead to the same files, and
     for as many processes.
     """
     folder = folder.absolute()
     processes, machines = (start["processes"], start["machines"]) if start else (1, 1)
-    arguments = ["--config", str(config_file(folder)), "OUTPUT_DIR", str(folder.with_name(f"{folder.name}-again"))]
+    trained, evaluated = folder / CONFIG_FILE, folder / INFERENCE / CONFIG_FILE
+    only_evaluated = evaluated.exists() and not trained.exists()
+    how = ["--eval-only", "--config", str(evaluated)] if only_evaluated else ["--config", str(trained)]
+    arguments = [*how, "OUTPUT_DIR", str(folder.with_name(f"{folder.name}-again"))]
     line = f"{launcher(machines=machines, per_machine=-(-processes // machines))} {shlex.join(arguments)}"
     return f"cd {shlex.quote(start['folder'])} && {line}" if start else line
 

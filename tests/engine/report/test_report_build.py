@@ -250,11 +250,25 @@ def test_results_of_other_data_are_refused(tmp_path):
     assert not (run.folder / "report.html").exists()
 
 
+def test_results_of_other_objects_or_images_are_refused(tmp_path):
+    run = make_evaluated_run(tmp_path, images=5)
+    content = json.loads(run.dataset.json_path.read_text())
+    content["annotations"] = content["annotations"][1:]
+    (tmp_path / "other.json").write_text(json.dumps(content))
+    other = read_coco(tmp_path / "other.json", run.dataset.image_root)
+    with pytest.raises(ReportError, match="results of other classes or of .* objects, but the data set 'other' has"):
+        write_report(run.folder, {"other": other})
+    path = run.folder / "inference" / "coco_instances_results.json"
+    path.write_text(path.read_text().replace('"image_id": 999', '"image_id": 7'))
+    with pytest.raises(ReportError, match="has detections in image 7, which the data set 'instances' lacks"):
+        write_report(run.folder, run.test_sets)
+
+
 def test_a_report_that_fails_is_a_warning(tmp_path, caplog):
     run = make_evaluated_run(tmp_path, images=4)
     (tmp_path / "data" / "1.png").write_bytes(b"no image")
     with caplog.at_level(logging.WARNING):
-        report_on(run.folder, run.test_sets, Evaluated.now("iteration 20", 1.0))
+        report_on(run.folder, run.test_sets, Evaluated.now("iteration 20", 1.0), config="SEED: 3\n")
     line = caplog.messages[-1]
     assert "no report, by an error in making it" in line and "1.png" in line
     assert Evaluated.read(run.folder / "inference").what == "iteration 20"  # and it can be made later
@@ -264,7 +278,7 @@ def test_a_report_that_fails_is_a_warning(tmp_path, caplog):
 def test_a_run_that_is_asked_to_stop_does_not_wait_for_its_report(tmp_path, caplog):
     run = make_evaluated_run(tmp_path, images=4)
     with caplog.at_level(logging.WARNING):
-        report_on(run.folder, run.test_sets, Evaluated.now("iteration 20", 1.0), stop=lambda: True)
+        report_on(run.folder, run.test_sets, Evaluated.now("iteration 20", 1.0), config="", stop=lambda: True)
     assert caplog.messages[-1] == "no report: the run was asked to stop"
 
 
