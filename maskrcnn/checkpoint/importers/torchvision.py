@@ -10,9 +10,14 @@ import torch
 import torchvision
 from torch import Tensor
 
+from maskrcnn.checkpoint.importers.names import background_last, head_conv, rename
 from maskrcnn.checkpoint.importers.weights import ImportFailed, Weights
 
 SCHEME = "torchvision://"
+LAYOUT = (
+    "torchvision's weights; known are ResNet classifiers, fasterrcnn_resnet*_fpn, maskrcnn_resnet50_fpn and "
+    "keypointrcnn_resnet50_fpn (not _v2)"
+)
 EPS = 1e-5  # of our norms
 COCO_CLASSES = 91  # torchvision numbers COCO's classes by their original ids 1..90, 10 of which do not exist
 
@@ -35,18 +40,14 @@ DETECTOR = (
     (r"roi_heads\.box_head\.fc7\.(weight|bias)", r"roi_heads.box_head.fc2.\1"),
     (r"roi_heads\.box_predictor\.cls_score\.(weight|bias)", r"roi_heads.box_head.logits.\1"),
     (r"roi_heads\.box_predictor\.bbox_pred\.(weight|bias)", r"roi_heads.box_head.deltas.\1"),
-    (r"roi_heads\.mask_head\.mask_fcn(\d)\.(weight|bias)", lambda m: conv_of("mask_head", int(m[1]) - 1, m[2])),
-    (r"roi_heads\.mask_head\.(\d)\.0\.(weight|bias)", lambda m: conv_of("mask_head", int(m[1]), m[2])),
+    (r"roi_heads\.mask_head\.mask_fcn(\d)\.(weight|bias)", lambda m: head_conv("mask_head", int(m[1]) - 1, m[2])),
+    (r"roi_heads\.mask_head\.(\d)\.0\.(weight|bias)", lambda m: head_conv("mask_head", int(m[1]), m[2])),
     (r"roi_heads\.mask_predictor\.conv5_mask\.(weight|bias)", r"roi_heads.mask_head.deconv.\1"),
     (r"roi_heads\.mask_predictor\.mask_fcn_logits\.(weight|bias)", r"roi_heads.mask_head.predictor.\1"),
     # ReLUs stand between these convolutions, and have a number too.
-    (r"roi_heads\.keypoint_head\.(\d+)\.(weight|bias)", lambda m: conv_of("keypoint_head", int(m[1]) // 2, m[2])),
+    (r"roi_heads\.keypoint_head\.(\d+)\.(weight|bias)", lambda m: head_conv("keypoint_head", int(m[1]) // 2, m[2])),
     (r"roi_heads\.keypoint_predictor\.kps_score_lowres\.(weight|bias)", r"roi_heads.keypoint_head.deconv.\1"),
 )
-
-
-def conv_of(head: str, index: int, kind: str) -> str:
-    return f"roi_heads.{head}.convs.{'0.blocks.0.0' if index == 0 else index}.{kind}"
 
 
 def recognises(state: Mapping[str, Tensor]) -> bool:
@@ -63,7 +64,9 @@ def convert(state: Mapping[str, Tensor]) -> Weights:
     if "layer1.0.conv1.weight" in state:
         trunk = {name: tensor for name, tensor in state.items() if not name.startswith("fc.")}
         return Weights(
-            tensors=rename(trunk, TRUNK, "backbone."), source="torchvision ResNet classifier", needs=needs(state)
+            tensors=rename(trunk, TRUNK, "backbone.", LAYOUT),
+            source="torchvision ResNet classifier",
+            needs=needs(state),
         )
     detector = {name: tensor for name, tensor in state.items() if not name.startswith("backbone.body.")}
     body = {
@@ -71,11 +74,11 @@ def convert(state: Mapping[str, Tensor]) -> Weights:
         for name, tensor in state.items()
         if name.startswith("backbone.body.")
     }
-    tensors = rename(body, TRUNK, "backbone.")
+    tensors = rename(body, TRUNK, "backbone.", LAYOUT)
     if "backbone.fpn.inner_blocks.0.weight" in state:
         # The names of released v1 weights, which torchvision runs with eps 0 in the norms.
         fold_zero_eps(tensors)
-    tensors |= background_last(rename(detector, DETECTOR, ""))
+    tensors |= background_last(rename(detector, DETECTOR, "", LAYOUT))
     rows = len(tensors["roi_heads.box_head.logits.bias"])
     names = coco_names() if rows == COCO_CLASSES else None
     if rows == 2 and "roi_heads.keypoint_head.deconv.weight" in tensors:
@@ -87,40 +90,6 @@ def convert(state: Mapping[str, Tensor]) -> Weights:
         category_ids=tuple(range(1, rows)),
         needs={**needs(body), "MODEL.NUM_CLASSES": rows - 1, "MODEL.CONVENTIONS": "torchvision"},
     )
-
-
-def rename(state: Mapping[str, Tensor], table: tuple[Any, ...], prefix: str) -> dict[str, Tensor]:
-    renamed, left = {}, []
-    for name, tensor in state.items():
-        if name.endswith("num_batches_tracked"):
-            continue
-        for pattern, replacement in table:
-            if match := re.fullmatch(pattern, name):
-                renamed[prefix + (replacement(match) if callable(replacement) else match.expand(replacement))] = tensor
-                break
-        else:
-            left.append(name)
-    if left:
-        raise ImportFailed(
-            f"this looks like torchvision's weights, but {len(left)} tensors have no place here: "
-            f"{', '.join(left[:8])}{', ...' if len(left) > 8 else ''}. Known are ResNet classifiers, "
-            "fasterrcnn_resnet*_fpn, maskrcnn_resnet50_fpn and keypointrcnn_resnet50_fpn (not _v2)"
-        )
-    return renamed
-
-
-def background_last(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """torchvision's class 0 is the background: last among the logits here, without boxes and masks."""
-    for kind in ("weight", "bias"):
-        logits, deltas = f"roi_heads.box_head.logits.{kind}", f"roi_heads.box_head.deltas.{kind}"
-        masks = f"roi_heads.mask_head.predictor.{kind}"
-        if logits not in tensors or deltas not in tensors:
-            raise ImportFailed(f"this looks like a torchvision detector, but it has no box predictor ({kind})")
-        tensors[logits] = tensors[logits].roll(-1, dims=0)
-        tensors[deltas] = tensors[deltas][4:]
-        if masks in tensors:
-            tensors[masks] = tensors[masks][1:]
-    return tensors
 
 
 def fold_zero_eps(tensors: dict[str, Tensor]) -> None:
