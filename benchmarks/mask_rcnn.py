@@ -1,11 +1,12 @@
-"""Mask R-CNN R50-FPN against torchvision's maskrcnn_resnet50_fpn: equal weights, equal inputs, equal answers.
+"""Mask R-CNN and its relatives against torchvision's: equal weights, equal inputs, equal answers.
 
-    python benchmarks/mask_rcnn.py [--parts inference training] [--precisions fp32 bf16] [--compile] [--rounds 5]
+    python benchmarks/mask_rcnn.py [--models r50_fpn keypoint] [--parts inference training] [--precisions fp32 bf16]
+                                   [--compile] [--rounds 5]
 
 Inference: one image of 800x1066, 100 detections, masks pasted. Training: two images of 480x640 with 10 objects each,
 forward, backward and the SGD step. All contenders in one process, in turns, on 2 threads (OMP_NUM_THREADS changes it):
 torchvision's model as it comes; the same model with what anybody can do to it ("plain means": channels_last, for
-inference its frozen norms folded, autocast for bf16); and ours.
+inference its frozen norms folded, autocast for bf16); and ours. torchvision has no C4 model: ours stands alone there.
 """
 
 from __future__ import annotations
@@ -23,8 +24,10 @@ from typing import Any
 import numpy as np
 import torch
 from machine import describe, in_turns, memory_peak
-from peers import mask_rcnn, plain_means
+from peers import calibrate, keypoint_rcnn, mask_rcnn, plain_means
 from torch import Tensor, nn
+from torchvision.models import resnet101, resnext101_32x8d
+from torchvision.models.detection import FasterRCNN
 
 import maskrcnn
 from maskrcnn.checkpoint.importers import recognise
@@ -37,6 +40,24 @@ from maskrcnn.structures.masks import BitmapMasks
 
 CPU = torch.device("cpu")
 CONFIG = "mask_rcnn/mask_rcnn_r50_fpn_160k_coco.yaml"
+C4_CONFIG = "mask_rcnn/mask_rcnn_r50_c4_1x_coco.yaml"
+# Our config and torchvision's model; its builders know R-50 alone, but its parts take the other trunks.
+MODELS: dict[str, tuple[str, Callable[..., FasterRCNN]]] = {
+    "r50_fpn": (CONFIG, mask_rcnn),
+    "r101_fpn": ("mask_rcnn/mask_rcnn_r101_fpn_160k_coco.yaml", partial(mask_rcnn, trunk=resnet101)),
+    "x101_32x8d_fpn": ("mask_rcnn/mask_rcnn_x101_32x8d_fpn_1x_coco.yaml", partial(mask_rcnn, trunk=resnext101_32x8d)),
+    "keypoint": ("mask_rcnn/keypoint_rcnn_r50_fpn_1x_coco.yaml", keypoint_rcnn),
+}
+# What our C4 model's layers give when calibrated, as `peers.SPREAD` for torchvision's.
+C4_SPREAD = {
+    "proposals.conv": 1.0,
+    "objectness": 2.0,
+    "proposals.deltas": 0.2,
+    "box_head.logits": 2.5,
+    "box_head.deltas": 0.5,
+    "mask_head.deconv": 1.0,
+    "mask_head.predictor": 2.0,
+}
 
 
 def textured_image(size: tuple[int, int], seed: int) -> Tensor:
@@ -61,20 +82,41 @@ def ours_like(peer: nn.Module, post_nms_topk_train: int = 2000, config: str = CO
     return model.to(memory_format=torch.channels_last)
 
 
-def random_targets(size: tuple[int, int], count: int, seed: int) -> tuple[Instances, dict[str, Tensor]]:
-    """The same objects for us and for torchvision (labels from 1, full-size masks)."""
+def ours_with_c4(images: Sequence[Tensor]) -> maskrcnn.modeling.Model:
+    """Our Mask R-CNN R50-C4 with the trunk of a calibrated peer, and heads calibrated behind it."""
+    peer = mask_rcnn([image / 255 for image in images], min_size=480, max_size=640)
+    trunk = recognise(peer.backbone.body.state_dict())
+    assert trunk is not None
+    model = maskrcnn.build_model(maskrcnn.load_config(C4_CONFIG, ["MODEL.NUM_CLASSES", "80"]))
+    tensors = {model.place(name): tensor for name, tensor in trunk.tensors.items()}
+    assert not model.load_state_dict(tensors, strict=False).unexpected_keys
+    samples = [Sample(image, i, (image.shape[1], image.shape[2])) for i, image in enumerate(images)]
+    calibrate(model.eval(), samples, C4_SPREAD)
+    return model.to(memory_format=torch.channels_last)
+
+
+def random_targets(
+    size: tuple[int, int], count: int, seed: int, *, classes: int = 80, points: int = 0
+) -> tuple[Instances, dict[str, Tensor]]:
+    """The same objects for us and for torchvision: labels from 1; full-size masks, or keypoints, some not labelled."""
     rng = np.random.default_rng(seed)
     height, width = size
     corner = rng.uniform([0, 0], [width * 0.6, height * 0.6], (count, 2))
     boxes = np.concatenate([corner, corner + rng.uniform(30, 0.35 * height, (count, 2))], axis=1).astype(np.float32)
+    labels = torch.from_numpy(rng.integers(0, classes, count))
+    theirs = {"boxes": torch.from_numpy(boxes), "labels": labels + 1}
+    if points:
+        places = boxes[:, None, :2] + rng.random((count, points, 2)) * (boxes[:, None, 2:] - boxes[:, None, :2])
+        seen = rng.integers(0, 3, (count, points, 1))
+        keypoints = torch.from_numpy(np.concatenate([places, seen], axis=2).astype(np.float32))
+        return Instances(theirs["boxes"], labels, size, None, keypoints), {**theirs, "keypoints": keypoints}
     y, x = np.mgrid[:height, :width] + 0.5
     centers, radii = (boxes[:, :2] + boxes[:, 2:]) / 2, (boxes[:, 2:] - boxes[:, :2]) / 2
     distance = ((x - centers[:, 0, None, None]) / radii[:, 0, None, None]) ** 2
     distance += ((y - centers[:, 1, None, None]) / radii[:, 1, None, None]) ** 2
     masks = torch.from_numpy(distance <= 1)
-    labels = torch.from_numpy(rng.integers(0, 80, count))
-    mine = Instances(torch.from_numpy(boxes), labels, size, BitmapMasks.from_bitmaps(masks))
-    return mine, {"boxes": mine.boxes, "labels": labels + 1, "masks": masks.to(torch.uint8)}
+    mine = Instances(theirs["boxes"], labels, size, BitmapMasks.from_bitmaps(masks))
+    return mine, {**theirs, "masks": masks.to(torch.uint8)}
 
 
 def disagreement(ours: Detections, peer: dict[str, Tensor]) -> str:
@@ -85,12 +127,18 @@ def disagreement(ours: Detections, peer: dict[str, Tensor]) -> str:
     assert box < 1e-2, f"boxes differ by {box} px"
     assert score < 1e-4, f"scores differ by {score}"
     classes = len(ours.labels.unique())
-    return f"{len(ours)} detections of {classes} classes, boxes within {box:.1e} px, scores within {score:.1e}"
+    what = f"{len(ours)} detections of {classes} classes, boxes within {box:.1e} px, scores within {score:.1e}"
+    if ours.keypoints is None:
+        return what
+    points = (ours.keypoints[..., :2] - peer["keypoints"][..., :2]).abs().amax(dim=2)
+    assert (points > 1e-2).float().mean() < 0.01, "keypoints differ"  # two cells of a map can be equally good
+    return f"{what}, {100 * (points <= 1e-2).float().mean():.1f}% of the keypoints within 1e-2 px"
 
 
-def pasted(detections: Detections) -> Tensor:
-    """Image-size masks, which torchvision's model always makes."""
-    assert detections.masks is not None
+def pasted(detections: Detections) -> object:
+    """With image-size masks, which torchvision's model always makes."""
+    if detections.masks is None:
+        return detections
     return paste_masks(detections.masks, detections.boxes, detections.size)
 
 
@@ -107,13 +155,21 @@ def autocast(precision: str) -> AbstractContextManager[Any]:
     return torch.autocast("cpu", torch.bfloat16) if precision == "bf16" else nullcontext()
 
 
-def inference(precisions: Sequence[str], compiled: bool, rounds: int) -> None:
+def inference(name: str, precisions: Sequence[str], compiled: bool, rounds: int) -> None:
     size = (800, 1066)
     image = textured_image(size, seed=0)
-    peer = mask_rcnn([image / 255], min_size=800, max_size=1333).eval()
-    plain = plain_means(peer)
-    ours = {p: prepare_inference(ours_like(peer), CPU, choose_precision("--precisions", p, CPU)) for p in precisions}
     sample = Sample(image=image, image_id=0, original_size=size)
+    contenders: dict[str, Callable[[], object]] = {}
+    peer = plain = None
+    if name in MODELS:
+        config, make_peer = MODELS[name]
+        peer = make_peer([image / 255], min_size=800, max_size=1333).eval()
+        plain = plain_means(peer)
+        make: Callable[[], maskrcnn.modeling.Model] = partial(ours_like, peer, config=config)
+        contenders["torchvision"] = lambda: peer_detects(peer, "fp32")
+    else:
+        make = partial(ours_with_c4, [image])
+    ours = {p: prepare_inference(make(), CPU, choose_precision("--precisions", p, CPU)) for p in precisions}
 
     def detect(model: nn.Module, precision: str) -> Detections:
         with autocast(precision):
@@ -123,31 +179,40 @@ def inference(precisions: Sequence[str], compiled: bool, rounds: int) -> None:
         with autocast(precision):
             return model([image / 255])
 
-    contenders: dict[str, Callable[[], object]] = {"torchvision": lambda: peer_detects(peer, "fp32")}
     with torch.inference_mode():
-        exact = detect(prepare_inference(ours_like(peer), CPU, choose_precision("", "fp32", CPU)), "fp32")
-        print("inference, fp32:", disagreement(exact, peer([image / 255])[0]))
+        exact = detect(prepare_inference(make(), CPU, choose_precision("", "fp32", CPU)), "fp32")
+        what = f"{len(exact)} detections" if peer is None else disagreement(exact, peer([image / 255])[0])
+        print(f"{name}, inference, fp32: {what}")
         for precision in precisions:
             if precision != "fp32":
                 share = matched(detect(ours[precision], precision), exact)
-                print(f"inference, {precision}: {100 * share:.0f}% of the detections matched at IoU 0.9", end="; ")
-                theirs, their_exact = (SimpleNamespace(**peer_detects(plain, p)[0]) for p in (precision, "fp32"))
-                print(f"plain means: {100 * matched(theirs, their_exact):.0f}% of their own")
-            contenders[f"plain means, {precision}"] = partial(peer_detects, plain, precision)
+                print(f"inference, {precision}: {100 * share:.0f}% of the detections matched at IoU 0.9")
+            if plain is not None:
+                if precision != "fp32":
+                    theirs, their_exact = (SimpleNamespace(**peer_detects(plain, p)[0]) for p in (precision, "fp32"))
+                    print(f"plain means: {100 * matched(theirs, their_exact):.0f}% of their own")
+                contenders[f"plain means, {precision}"] = partial(peer_detects, plain, precision)
             contenders[f"ours, {precision}"] = lambda p=precision: pasted(detect(ours[p], p))
             if compiled:
                 faster = copy.deepcopy(ours[precision])
                 faster.compile_parts()
                 contenders[f"ours, {precision}, compiled"] = lambda p=precision, m=faster: pasted(detect(m, p))
-        report(f"inference, 1 x {size[0]}x{size[1]}", contenders, rounds)
+        report(f"{name}, inference, 1 x {size[0]}x{size[1]}", contenders, rounds)
 
 
-def training(precisions: Sequence[str], compiled: bool, rounds: int) -> None:
+def training(name: str, precisions: Sequence[str], compiled: bool, rounds: int) -> None:
     size = (480, 640)
     images = [textured_image(size, seed) for seed in (1, 2)]
-    peer = mask_rcnn([image / 255 for image in images], min_size=480, max_size=640).train()
-    targets = [random_targets(size, 10, seed) for seed in (3, 4)]
+    kinds = {"classes": 1, "points": 17} if name == "keypoint" else {}
+    targets = [random_targets(size, 10, seed, **kinds) for seed in (3, 4)]
     batch = [Sample(image, i, size, mine) for i, (image, (mine, _)) in enumerate(zip(images, targets, strict=True))]
+    peer: FasterRCNN | None = None
+    if name in MODELS:
+        config, make_peer = MODELS[name]
+        peer = make_peer([image / 255 for image in images], min_size=480, max_size=640).train()
+        make: Callable[[], maskrcnn.modeling.Model] = partial(ours_like, peer, config=config)
+    else:
+        make = partial(ours_with_c4, images)
 
     def stepper(
         model: nn.Module, losses: Callable[[nn.Module], dict[str, Tensor]], precision: str
@@ -167,17 +232,21 @@ def training(precisions: Sequence[str], compiled: bool, rounds: int) -> None:
     def peers_losses(model: nn.Module) -> dict[str, Tensor]:
         return model([image / 255 for image in images], [theirs for _, theirs in targets])
 
-    contenders: dict[str, Callable[[], object]] = {"torchvision": stepper(copy.deepcopy(peer), peers_losses, "fp32")}
+    contenders: dict[str, Callable[[], object]] = {}
+    if peer is not None:
+        contenders["torchvision"] = stepper(copy.deepcopy(peer), peers_losses, "fp32")
     for precision in precisions:
-        plain = copy.deepcopy(peer).to(memory_format=torch.channels_last)
-        contenders[f"plain means, {precision}"] = stepper(plain, peers_losses, precision)
-        ours = ours_like(peer).train()
-        contenders[f"ours, {precision}"] = stepper(ours, lambda model: model(batch), precision)
+        if peer is not None:
+            plain = copy.deepcopy(peer)
+            # torchvision's keypoint loss fails on maps in channels_last; its poolers give ordinary ones.
+            (plain.backbone if name == "keypoint" else plain).to(memory_format=torch.channels_last)
+            contenders[f"plain means, {precision}"] = stepper(plain, peers_losses, precision)
+        contenders[f"ours, {precision}"] = stepper(make().train(), lambda model: model(batch), precision)
         if compiled:
-            faster = ours_like(peer).train()
+            faster = make().train()
             faster.compile_parts()
             contenders[f"ours, {precision}, compiled"] = stepper(faster, lambda model: model(batch), precision)
-    report(f"training step, 2 x {size[0]}x{size[1]}", contenders, rounds)
+    report(f"{name}, training step, 2 x {size[0]}x{size[1]}", contenders, rounds)
 
 
 def report(what: str, contenders: dict[str, Callable[[], object]], rounds: int) -> None:
@@ -196,6 +265,7 @@ def report(what: str, contenders: dict[str, Callable[[], object]], rounds: int) 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="+", choices=(*MODELS, "r50_c4"), default=["r50_fpn"])
     parser.add_argument("--parts", nargs="+", choices=("inference", "training"), default=["inference", "training"])
     parser.add_argument("--precisions", nargs="+", choices=("fp32", "bf16"), default=["fp32"])
     parser.add_argument("--compile", action="store_true", help="also time our model with its parts compiled")
@@ -204,10 +274,11 @@ def main() -> None:
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
     torch.manual_seed(0)
     print(describe())
-    if "inference" in arguments.parts:
-        inference(arguments.precisions, arguments.compile, arguments.rounds)
-    if "training" in arguments.parts:
-        training(arguments.precisions, arguments.compile, arguments.rounds)
+    for model in arguments.models:
+        if "inference" in arguments.parts:
+            inference(model, arguments.precisions, arguments.compile, arguments.rounds)
+        if "training" in arguments.parts:
+            training(model, arguments.precisions, arguments.compile, arguments.rounds)
 
 
 if __name__ == "__main__":

@@ -7,29 +7,37 @@ given images: norms get the statistics that they see, and the predictors' weight
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torchvision.models import resnet50
-from torchvision.models.detection import KeypointRCNN, MaskRCNN
+from torchvision.models import ResNet, resnet50
+from torchvision.models.detection import FasterRCNN, KeypointRCNN, MaskRCNN
 from torchvision.models.detection.backbone_utils import _resnet_fpn_extractor
 from torchvision.ops.misc import FrozenBatchNorm2d
 
 
 def mask_rcnn(
-    images: Sequence[Tensor], *, min_size: int, max_size: int, seed: int = 0, num_classes: int = 91
+    images: Sequence[Tensor],
+    *,
+    min_size: int,
+    max_size: int,
+    seed: int = 0,
+    num_classes: int = 91,
+    trunk: Callable[..., ResNet] = resnet50,
 ) -> MaskRCNN:
     """torchvision's maskrcnn_resnet50_fpn, as its builder makes it for pretrained weights, with calibrated random ones.
 
     Args:
         images: float (3, H, W) in 0..1, on which the weights are calibrated.
+        trunk: torchvision's builder of another trunk, which its parts take just as well.
     """
     torch.manual_seed(seed)
-    trunk = resnet50(weights=None, norm_layer=FrozenBatchNorm2d)
-    model = MaskRCNN(_resnet_fpn_extractor(trunk, 3), num_classes, min_size=min_size, max_size=max_size)
+    body = trunk(weights=None, norm_layer=FrozenBatchNorm2d)
+    model = MaskRCNN(_resnet_fpn_extractor(body, 3), num_classes, min_size=min_size, max_size=max_size)
     calibrate(model.eval(), images)
     return model
 
@@ -76,14 +84,19 @@ SPREAD = {
 
 
 @torch.inference_mode()
-def calibrate(model: nn.Module, images: Sequence[Tensor]) -> None:
-    """Set norms and scales, layer by layer, in one forward pass."""
+def calibrate(model: nn.Module, images: Sequence[Any], spreads: Mapping[str, float] = SPREAD) -> None:
+    """Set norms and scales, layer by layer, in one forward pass.
+
+    Args:
+        images: what the model takes.
+        spreads: by a part of a layer's name.
+    """
     hooks = []
     for name, module in model.named_modules():
         if isinstance(module, FrozenBatchNorm2d):
             hooks.append(module.register_forward_pre_hook(set_statistics))
         elif isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
-            spread = [value for part, value in SPREAD.items() if part in name]
+            spread = [value for part, value in spreads.items() if part in name]
             if spread:
                 hooks.append(module.register_forward_hook(partial(set_spread, spread=spread[0])))
     for name, module in model.named_modules():
@@ -109,7 +122,7 @@ def set_spread(layer: nn.Module, inputs: tuple[Tensor], output: Tensor, *, sprea
     return output * scale
 
 
-def plain_means(model: MaskRCNN) -> MaskRCNN:
+def plain_means(model: FasterRCNN) -> FasterRCNN:
     """A copy with what anybody can do to torchvision's model: channels_last, frozen norms folded into convolutions.
 
     For inference: a trained convolution keeps its norm apart.
