@@ -70,33 +70,45 @@ def count_images(folder: Path) -> int:
 COCO_ADDRESS = "http://images.cocodataset.org"
 
 
-def _coco(year: int, num_images: Mapping[str, int], *, kind: str, prefix: str) -> Layout:
-    annotations = f"{COCO_ADDRESS}/annotations/annotations_trainval{year}.zip"
+# The halves of val2014 that Detectron published: trainval35k is train2014 and valminusminival, and is train2017 too.
+MINIVAL_ADDRESS = "https://dl.fbaipublicfiles.com/detectron/coco/coco_annotations_minival.tgz"
+COCO_IMAGES = {"train2014": 82_783, "val2014": 40_504, "train2017": 118_287, "val2017": 5_000}
+
+
+def _coco(title: str, splits: Mapping[str, str], address: str, *, kind: str, prefix: str) -> Layout:
+    """Data sets of COCO.
+
+    Args:
+        splits: the folder of images by the name of a split, which ends in the year.
+        address: of the archive of annotations.
+    """
     return Layout(
-        title=f"COCO {year} {kind.replace('_', ' ')}",
+        title=f"{title} {kind.replace('_', ' ')}",
         page="https://cocodataset.org/#download",
         data_sets={
-            f"{prefix}coco_{year}_{split}": (
-                Part(f"coco/annotations/{kind}_{split}{year}.json", f"{kind}_{split}{year}.json", annotations),
-                Part(
-                    f"coco/{split}{year}",
-                    f"{split}{year}",
-                    f"{COCO_ADDRESS}/zips/{split}{year}.zip",
-                    images=count,
-                ),
+            f"{prefix}coco_{split[-4:]}_{split[:-4]}": (
+                Part(f"coco/annotations/{kind}_{split}.json", f"{kind}_{split}.json", address),
+                Part(f"coco/{folder}", folder, f"{COCO_ADDRESS}/zips/{folder}.zip", images=COCO_IMAGES[folder]),
             )
-            for split, count in num_images.items()
+            for split, folder in splits.items()
         },
     )
 
 
-COCO_2014 = {"train": 82_783, "val": 40_504}
-COCO_2017 = {"train": 118_287, "val": 5_000}
+def _coco_layouts(*, kind: str, prefix: str) -> dict[str, Layout]:
+    layouts = {}
+    for year in (2014, 2017):
+        splits = {name: name for name in (f"train{year}", f"val{year}")}
+        address = f"{COCO_ADDRESS}/annotations/annotations_trainval{year}.zip"
+        layouts[f"{prefix}coco{year}"] = _coco(f"COCO {year}", splits, address, kind=kind, prefix=prefix)
+    halves = {"minival2014": "val2014", "valminusminival2014": "val2014"}
+    layouts[f"{prefix}coco2014_minival"] = _coco("COCO 2014 minival", halves, MINIVAL_ADDRESS, kind=kind, prefix=prefix)
+    return layouts
+
+
 COCO_LAYOUTS = {
-    "coco2014": _coco(2014, COCO_2014, kind="instances", prefix=""),
-    "coco2017": _coco(2017, COCO_2017, kind="instances", prefix=""),
-    "keypoints_coco2014": _coco(2014, COCO_2014, kind="person_keypoints", prefix="keypoints_"),
-    "keypoints_coco2017": _coco(2017, COCO_2017, kind="person_keypoints", prefix="keypoints_"),
+    **_coco_layouts(kind="instances", prefix=""),
+    **_coco_layouts(kind="person_keypoints", prefix="keypoints_"),
 }
 
 

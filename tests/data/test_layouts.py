@@ -11,7 +11,18 @@ def test_coco_is_laid_out_as_detectron2s_users_have_it():
     assert LAYOUT["coco_2014_train"] == ("coco/annotations/instances_train2014.json", "coco/train2014")
     assert LAYOUT["keypoints_coco_2014_val"] == ("coco/annotations/person_keypoints_val2014.json", "coco/val2014")
     assert LAYOUT["keypoints_coco_2017_train"] == ("coco/annotations/person_keypoints_train2017.json", "coco/train2017")
-    assert len(LAYOUT) == 8
+    assert len(LAYOUT) == 12
+
+
+def test_the_halves_of_val2014_share_its_images():
+    for prefix, kind in (("", "instances"), ("keypoints_", "person_keypoints")):
+        for split in ("minival", "valminusminival"):
+            assert LAYOUT[f"{prefix}coco_2014_{split}"] == (f"coco/annotations/{kind}_{split}2014.json", "coco/val2014")
+    parts = LAYOUTS["coco2014"].parts
+    assert len(parts) == 6  # four annotation files, two folders of images
+    assert {part.archive for part in parts if part.path.endswith("minival2014.json")} == {
+        "coco_annotations_minival.tgz"
+    }
 
 
 def test_numbers_and_addresses_of_images():
