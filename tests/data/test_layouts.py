@@ -18,11 +18,9 @@ def test_the_halves_of_val2014_share_its_images():
     for prefix, kind in (("", "instances"), ("keypoints_", "person_keypoints")):
         for split in ("minival", "valminusminival"):
             assert LAYOUT[f"{prefix}coco_2014_{split}"] == (f"coco/annotations/{kind}_{split}2014.json", "coco/val2014")
-    parts = LAYOUTS["coco2014"].parts
-    assert len(parts) == 6  # four annotation files, two folders of images
-    assert {part.archive for part in parts if part.path.endswith("minival2014.json")} == {
-        "coco_annotations_minival.tgz"
-    }
+    first, images, second = LAYOUTS["keypoints_coco2014_minival"].parts
+    assert {first.archive, second.archive} == {"coco_annotations_minival.tgz"}
+    assert images in LAYOUTS["coco2014"].parts and images.images == 40_504
 
 
 def test_numbers_and_addresses_of_images():
