@@ -54,6 +54,7 @@ def _own(content: dict[str, Any], spec: str) -> Weights:
         source=spec,
         class_names=None if names is None else tuple(names),
         category_ids=None if ids is None else tuple(ids),
+        needs=content.get("needs", {}),
     )
 
 

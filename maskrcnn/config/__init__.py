@@ -1,7 +1,15 @@
 """Configuration: YAML files with inheritance, command-line overrides, and sections that name classes."""
 
 from maskrcnn.config.files import config_path
-from maskrcnn.config.loader import data_root, dump, format_config, format_value, load_config, trace_config
+from maskrcnn.config.loader import (
+    data_root,
+    default_values,
+    dump,
+    format_config,
+    format_value,
+    load_config,
+    trace_config,
+)
 from maskrcnn.config.trees import leaves
 from maskrcnn.config.values import ConfigError
 
@@ -9,6 +17,7 @@ __all__ = [
     "ConfigError",
     "config_path",
     "data_root",
+    "default_values",
     "dump",
     "format_config",
     "format_value",

@@ -44,6 +44,8 @@ class ModelKeys:
     NAME: str = "GeneralizedRCNN"
     # What the weights start from, one or several, later ones win: a checkpoint, or `torchvision://NAME`.
     WEIGHTS: str | tuple[str, ...] = ()
+    # Options that have their default become what the weights need to answer as where they were trained.
+    FOLLOW_WEIGHTS: bool = True
     # "auto": the GPU if there is one.
     DEVICE: str = "auto"
     # Foreground classes; 0: as many as the training data have.

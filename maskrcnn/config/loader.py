@@ -13,7 +13,7 @@ from yacs.config import CfgNode
 
 from maskrcnn.config.defaults import SECTIONS, ModelKeys, TopLevel
 from maskrcnn.config.files import config_path, import_parts, read_with_bases
-from maskrcnn.config.sections import Section
+from maskrcnn.config.sections import DEFAULT, Section
 from maskrcnn.config.trees import leaves
 from maskrcnn.config.values import ConfigError, Mismatch, Text, convert, unquote_sequence
 
@@ -42,7 +42,7 @@ def trace_config(path: str | Path, overrides: Sequence[str] = ()) -> tuple[CfgNo
     layers = [(_shown(file), file.parent, contents) for file, contents in read_with_bases(path)]
     layers.append((COMMAND_LINE, Path.cwd(), parse_overrides(overrides)))
     imports = dict(_import_all(layers))
-    root = Section("", TopLevel, sections={key: _section(key) for key in SECTIONS})
+    root = _root()
     for origin, _, contents in layers:
         root.merge(contents, origin, root)
     if imports:
@@ -53,6 +53,13 @@ def trace_config(path: str | Path, overrides: Sequence[str] = ()) -> tuple[CfgNo
         raise ConfigError(f"{_shown(path)}: no value for {', '.join(missing)}, which {_has(missing)} no default")
     cfg.freeze()
     return cfg, dict(root.traced())
+
+
+def default_values(cfg: Mapping[str, Any]) -> dict[str, Any]:
+    """By full key, what each option is where nobody gives a value, in the classes that a complete config names."""
+    root = _root()
+    root.merge(_names(cfg), DEFAULT, root)
+    return dict(leaves(root.expand(), section=CfgNode))
 
 
 def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
@@ -119,6 +126,16 @@ class _Dumper(yaml.SafeDumper):
 def _plain(value: Any) -> Any:
     """Nodes as plain mappings, which YAML's dumper knows."""
     return {key: _plain(inner) for key, inner in value.items()} if isinstance(value, Mapping) else value
+
+
+def _root() -> Section:
+    return Section("", TopLevel, sections={key: _section(key) for key in SECTIONS})
+
+
+def _names(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """The NAMEs alone."""
+    own = {"NAME": tree["NAME"]} if "NAME" in tree else {}
+    return {**own, **{key: _names(node) for key, node in tree.items() if isinstance(node, CfgNode)}}
 
 
 def _section(key: str) -> Section:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from yacs.config import CfgNode
 
-from maskrcnn.checkpoint import Weights, trace_of_run
+from maskrcnn.checkpoint import trace_of_run
 from maskrcnn.data import Dataset, DatasetError
 from maskrcnn.data.checking.images import damages, sample
 from maskrcnn.data.checking.splits import different_classes, shared_images
@@ -240,23 +240,6 @@ def learning_rate_hint(solver: Mapping[str, Any]) -> str | None:
         f"{REFERENCE_BATCH} would be {suggested:g} here by the linear rule, with iterations scaled by "
         f"{REFERENCE_BATCH / batch:.3g} (nothing is scaled by itself: SOLVER.LR_FOR_BATCH asks for it)"
     )
-
-
-def differing_needs(cfg: CfgNode, weights: Weights) -> list[str]:
-    """Each config value that is not what foreign weights were trained with: `KEY is A, the weights want B`.
-
-    Except the number of classes: `checkpoint.take_classes` arranges those by name.
-    """
-    lines = []
-    for key, wanted in weights.needs.items():
-        if key == "MODEL.NUM_CLASSES":
-            continue
-        value: Any = cfg
-        for part in key.split("."):
-            value = value.get(part) if isinstance(value, Mapping) else None
-        if value != wanted:
-            lines.append(f"{key} is {value!r}, the weights want {wanted!r}")
-    return lines
 
 
 def _shortened(names: Sequence[str], limit: int = 5) -> str:

@@ -38,6 +38,7 @@ from maskrcnn.engine.hooks import (
     StopRequest,
 )
 from maskrcnn.engine.inputs import build_mappers, read_data
+from maskrcnn.engine.needs import follow, fulfilled
 from maskrcnn.engine.precision import Precision
 from maskrcnn.engine.report.build import report_on
 from maskrcnn.engine.report.results import Evaluated
@@ -63,6 +64,7 @@ class Parts:
     batches: Iterator[list[Any]]
     skipped: int  # steps that were left out before the start
     finished: bool  # the run had ended, and this may be all of it
+    needs: Mapping[str, Any]  # of the weights that it started from
 
     @property
     def model(self) -> Model:
@@ -76,7 +78,11 @@ def build_parts(cfg: CfgNode, device: torch.device, precision: Precision, checkp
         checkpoint: of the run to go on with, which says where to start and stands in for MODEL.WEIGHTS; its state is
             not restored here.
     """
-    weights = None if checkpoint else merge([read_weights(spec) for spec in cfg.MODEL.WEIGHTS])
+    if checkpoint:
+        weights = Weights(tensors={}, source=checkpoint["source"], needs=checkpoint.get("needs", {}))
+    else:
+        weights = merge([read_weights(spec) for spec in cfg.MODEL.WEIGHTS])
+    cfg = follow(cfg, weights.needs, weights.source)
     train_set, test_sets = read_data(cfg)
     if checkpoint:
         checks.check_same_classes(checkpoint["class_names"], checkpoint["source"], train_set)
@@ -85,7 +91,7 @@ def build_parts(cfg: CfgNode, device: torch.device, precision: Precision, checkp
     _log_beginning(cfg, train_set, test_sets)
     seed_everything(cfg.SEED)
     model = build_model(cfg)
-    if weights is not None and weights.tensors:
+    if weights.tensors:
         _start_from(weights, model, cfg, train_set.class_names)
     model.to(memory_format=torch.channels_last).to(device)
     if cfg.COMPILE:
@@ -115,7 +121,8 @@ def build_parts(cfg: CfgNode, device: torch.device, precision: Precision, checkp
     state = TrainingState(model, optimizer, scaler, ema)
     skipped = checkpoint.get("skipped", 0) if checkpoint else 0
     finished = checkpoint is not None and Path(checkpoint["source"]).name == Checkpointer.FINAL
-    return Parts(cfg, start, train_set, test_sets, test_mapper, state, batches, skipped, finished)
+    needs = fulfilled(cfg, weights.needs)
+    return Parts(cfg, start, train_set, test_sets, test_mapper, state, batches, skipped, finished, needs)
 
 
 def parallel(model: Model, device: torch.device) -> nn.Module:
@@ -156,6 +163,7 @@ def build_hooks(
         "class_names": list(parts.train_set.class_names),
         "category_ids": [int(i) for i in parts.train_set.category_ids],
         "config": dump(cfg),
+        "needs": dict(parts.needs),
     }
     names = {id(parameter): name for name, parameter in parts.model.named_parameters()}
     guard = FiniteGuard(
@@ -215,8 +223,6 @@ def build_hooks(
 def _start_from(weights: Weights, model: Model, cfg: CfgNode, class_names: Sequence[str]) -> None:
     fitted = load_weights(model, weights, strict=False, class_names=class_names)
     logger.info("starting from %s: %s", weights.source, fitted.report())
-    for line in checks.differing_needs(cfg, weights):
-        logger.warning("%s: %s", weights.source, line)
 
 
 def _log_beginning(cfg: CfgNode, train_set: Dataset, test_sets: Mapping[str, Dataset]) -> None:

@@ -39,6 +39,7 @@ from maskrcnn.engine.evaluation import Evaluation
 from maskrcnn.engine.hooks import StopRequest
 from maskrcnn.engine.inference import prepare_inference
 from maskrcnn.engine.inputs import build_mappers, list_changes, read_test_sets
+from maskrcnn.engine.needs import follow
 from maskrcnn.engine.parts import build_hooks, build_parts, parallel
 from maskrcnn.engine.precision import choose_precision
 from maskrcnn.engine.provenance import Invocation, record_start
@@ -175,8 +176,7 @@ def test(cfg: CfgNode, *, weights: Sequence[str] = ()) -> dict[str, float]:
             for other in others:
                 checks.check_same_classes(first.class_names, first.source, other)
             cfg = checks.fill_in_classes(cfg, first)
-            for line in checks.differing_needs(cfg, loaded):
-                logger.warning(line)
+            cfg = follow(cfg, loaded.needs, loaded.source)
             model = build_model(cfg)
             load_weights(model, loaded, strict=True, class_names=first.class_names)
             prepare_inference(model, device, precision)

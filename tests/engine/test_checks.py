@@ -4,7 +4,6 @@ import pytest
 from tiny_model import write_coco, write_config
 from torch import nn
 
-from maskrcnn.checkpoint import Weights
 from maskrcnn.config import load_config
 from maskrcnn.data import DatasetError, read_coco
 from maskrcnn.engine import checks
@@ -120,8 +119,3 @@ def test_a_keypoint_head_needs_keypoints(dataset):
     model = {"ROI_HEADS": {"KEYPOINT_HEAD": {"NAME": "KeypointHead"}, "MASK_HEAD": {"NAME": ""}}}
     with pytest.raises(RunError, match="has no keypoints to train"):
         checks.check_annotations(SimpleNamespace(MODEL=model), dataset)
-
-
-def test_what_foreign_weights_need_is_compared(cfg):
-    weights = Weights(tensors={}, source="x", needs={"MODEL.CONVENTIONS": "torchvision", "MODEL.NAME": "TinyModel"})
-    assert checks.differing_needs(cfg, weights) == ["MODEL.CONVENTIONS is 'ours', the weights want 'torchvision'"]
