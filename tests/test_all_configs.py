@@ -32,7 +32,7 @@ def shrink(section):
     """Set the keys of SMALL throughout a config, and make anchors small."""
     for key, value in section.items():
         if isinstance(value, dict):
-            shrink(value)
+            shrink(value) if key != "AUGMENTATION" else None
         elif key in SMALL:
             section[key] = SMALL[key]
         elif key == "SIZES":  # of the anchors, by level

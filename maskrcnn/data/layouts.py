@@ -92,11 +92,25 @@ def _coco(year: int, num_images: Mapping[str, int], *, kind: str, prefix: str) -
 
 COCO_2014 = {"train": 82_783, "val": 40_504}
 COCO_2017 = {"train": 118_287, "val": 5_000}
+_TEST_DEV = (  # 20 288 of the images
+    Part(
+        "coco/annotations/image_info_test-dev2017.json",
+        "image_info_test-dev2017.json",
+        f"{COCO_ADDRESS}/annotations/image_info_test2017.zip",
+    ),
+    Part("coco/test2017", "test2017", f"{COCO_ADDRESS}/zips/test2017.zip", images=40_670),
+)
+COCO_TEST = Layout(
+    title="COCO 2017 test-dev, without annotations",
+    page="https://cocodataset.org/#download",
+    data_sets={"coco_2017_test-dev": _TEST_DEV, "keypoints_coco_2017_test-dev": _TEST_DEV},
+)
 COCO_LAYOUTS = {
     "coco2014": _coco(2014, COCO_2014, kind="instances", prefix=""),
     "coco2017": _coco(2017, COCO_2017, kind="instances", prefix=""),
     "keypoints_coco2014": _coco(2014, COCO_2014, kind="person_keypoints", prefix="keypoints_"),
     "keypoints_coco2017": _coco(2017, COCO_2017, kind="person_keypoints", prefix="keypoints_"),
+    "coco2017_test": COCO_TEST,
 }
 
 

@@ -21,8 +21,8 @@ from maskrcnn.engine.pictures import beside_ground_truth
 from maskrcnn.engine.precision import Precision
 from maskrcnn.engine.report.results import results_folder
 from maskrcnn.engine.state import untouched_rng
-from maskrcnn.engine.views import MultiViewInference
 from maskrcnn.engine.validation import TOTAL_LOSS, validation_losses
+from maskrcnn.engine.views import MultiViewInference
 from maskrcnn.evaluation import Evaluator, evaluate
 from maskrcnn.modeling import Model
 from maskrcnn.registry import EVALUATORS

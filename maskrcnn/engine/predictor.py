@@ -20,8 +20,8 @@ from maskrcnn.data.transforms import ResizeShortestEdge, from_hwc
 from maskrcnn.engine.inference import prepare_inference
 from maskrcnn.engine.precision import choose_precision
 from maskrcnn.engine.state import load_weights
-from maskrcnn.engine.views import MultiViewInference
 from maskrcnn.engine.tiles import predict_tiled
+from maskrcnn.engine.views import MultiViewInference
 from maskrcnn.env import pick_device
 from maskrcnn.modeling import build_model
 from maskrcnn.structures import Detections, Sample

@@ -46,8 +46,8 @@ from maskrcnn.engine.report.build import report_on
 from maskrcnn.engine.report.results import CONFIG_FILE, INFERENCE, Evaluated
 from maskrcnn.engine.solver import build_schedule
 from maskrcnn.engine.state import check_resumable, load_weights
-from maskrcnn.engine.views import MultiViewInference
 from maskrcnn.engine.trainer import Trainer
+from maskrcnn.engine.views import MultiViewInference
 from maskrcnn.engine.writers.json_lines import METRICS_FILE, evaluations
 from maskrcnn.modeling import build_model
 
