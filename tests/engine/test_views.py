@@ -106,6 +106,12 @@ def test_one_view_of_the_usual_size_is_the_model_alone(model: GeneralizedRCNN, s
     assert (expected.masks is None) == (expected.keypoints is not None or model.roi_heads.mask_head is None)
 
 
+def test_one_view_is_the_model_alone_in_bfloat16_too(model: GeneralizedRCNN) -> None:
+    sample = picture(50, 75)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert_equal(found_in(model, sample, View(SHORTER, LONGER)), ordinary(model, sample))
+
+
 def test_a_view_seen_twice_changes_nothing(model: GeneralizedRCNN) -> None:
     sample, view = picture(50, 75), View(SHORTER, LONGER)
     assert_equal(found_in(model, sample, view, view), ordinary(model, sample))
