@@ -32,10 +32,10 @@ def shrink(section):
     """Set the keys of SMALL throughout a config, and make anchors small."""
     for key, value in section.items():
         if isinstance(value, dict):
-            shrink(value) if key != "AUGMENTATION" else None
+            shrink(value)
         elif key in SMALL:
             section[key] = SMALL[key]
-        elif key == "SIZES":  # of the anchors, by level
+        elif key == "SIZES" and "RATIOS" in section:  # of the anchors, by level
             section[key] = [[8 * 2**i for _ in level] for i, level in enumerate(value)]
     return section
 
