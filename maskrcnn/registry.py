@@ -68,6 +68,16 @@ def nested_of(part: Any) -> dict[str, Any]:
     return nested
 
 
+def nests(**nested: Registry | type) -> Callable[[type[T]], type[T]]:
+    """Class decorator that declares nested sections, as registering does, for a class that no registry holds."""
+
+    def add(cls: type[T]) -> type[T]:
+        cls._nested_sections = nested  # type: ignore[attr-defined]
+        return cls
+
+    return add
+
+
 def build_part(part: type, section: Mapping[str, Any], *surroundings: Any) -> Any:
     """Build one class from its section: through `from_config` if it has one, else from its options.
 
@@ -116,8 +126,7 @@ class Registry:
                 raise ValueError(
                     f"{self.section}: {cls.__name__} of {cls.__module__} has the name of a class in {known.__module__}"
                 )
-            cls._nested_sections = nested  # type: ignore[attr-defined]
-            self._classes[cls.__name__] = cls
+            self._classes[cls.__name__] = nests(**nested)(cls)
             return cls
 
         return add

@@ -35,7 +35,7 @@ def shrink(section):
             shrink(value)
         elif key in SMALL:
             section[key] = SMALL[key]
-        elif key == "SIZES":  # of the anchors, by level
+        elif key == "SIZES" and "RATIOS" in section:  # of the anchors, by level
             section[key] = [[8 * 2**i for _ in level] for i, level in enumerate(value)]
     return section
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, TypedDict
 
-from maskrcnn.registry import MODELS, Registry
+from maskrcnn.registry import MODELS, Registry, nests
 
 
 class CocoFiles(TypedDict):
@@ -136,6 +136,23 @@ class Solver:
     CHECKPOINTS_KEPT: int = 0
 
 
+@dataclass(frozen=True)
+class Augmentation:
+    """Several views of a test image, whose detections become one result (`engine/views.py`); values: Detectron2."""
+
+    # In --eval-only, in a last evaluation after the training, and in predictions.
+    ENABLED: bool = False
+    # Lengths of the shorter side, a view for each.
+    SIZES: tuple[int, ...] = (400, 500, 600, 700, 800, 900, 1000, 1100, 1200)
+    MAX_SIZE: int = 4000
+    # Each view in a mirror too: twice as many.
+    HFLIP: bool = True
+    # Each detection's box becomes the mean of the boxes of its class, of all views, with at least this IoU, weighted by
+    # their scores; 0: it stays.
+    BOX_VOTING: float = 0.0
+
+
+@nests(AUGMENTATION=Augmentation)
 @dataclass(frozen=True)
 class Evaluation:
     """What is measured, and when."""

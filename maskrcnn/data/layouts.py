@@ -106,9 +106,23 @@ def _coco_layouts(*, kind: str, prefix: str) -> dict[str, Layout]:
     return layouts
 
 
+_TEST_DEV = (  # 20 288 of the images
+    Part(
+        "coco/annotations/image_info_test-dev2017.json",
+        "image_info_test-dev2017.json",
+        f"{COCO_ADDRESS}/annotations/image_info_test2017.zip",
+    ),
+    Part("coco/test2017", "test2017", f"{COCO_ADDRESS}/zips/test2017.zip", images=40_670),
+)
+COCO_TEST = Layout(
+    title="COCO 2017 test-dev, without annotations",
+    page="https://cocodataset.org/#download",
+    data_sets={"coco_2017_test-dev": _TEST_DEV, "keypoints_coco_2017_test-dev": _TEST_DEV},
+)
 COCO_LAYOUTS = {
     **_coco_layouts(kind="instances", prefix=""),
     **_coco_layouts(kind="person_keypoints", prefix="keypoints_"),
+    "coco2017_test": COCO_TEST,
 }
 
 

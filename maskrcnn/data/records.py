@@ -106,7 +106,7 @@ class Dataset:
 
     `dataset[i]` makes the `ImageRecord` of image i afresh. `class_names` and `category_ids` (the file's own ids, with
     their gaps) are by label. `json_path` and `image_root` are where it was read from, or None. `changes` says in what
-    it is not as the file has it.
+    it is not as the file has it. `annotated` is False for images alone, whose ground truth only a server has.
     """
 
     def __init__(
@@ -119,6 +119,7 @@ class Dataset:
         json_path: Path | None = None,
         image_root: Path | None = None,
         changes: Sequence[Change] = (),
+        annotated: bool = True,
     ) -> None:
         arrays = [getattr(columns, field.name) for field in fields(Columns)]
         self._arrays: Iterable[np.ndarray]
@@ -133,6 +134,7 @@ class Dataset:
         self.json_path = json_path
         self.image_root = image_root
         self.changes = tuple(changes)
+        self.annotated = annotated
 
     @classmethod
     def from_records(
@@ -145,6 +147,7 @@ class Dataset:
         json_path: Path | None = None,
         image_root: Path | None = None,
         changes: Sequence[Change] = (),
+        annotated: bool = True,
     ) -> Dataset:
         """Pack records, which may come from a generator: only one at a time is held."""
         return cls(
@@ -155,6 +158,7 @@ class Dataset:
             json_path=json_path,
             image_root=image_root,
             changes=changes,
+            annotated=annotated,
         )
 
     def __getstate__(self) -> dict[str, Any]:

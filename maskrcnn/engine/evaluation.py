@@ -16,12 +16,13 @@ from maskrcnn.data.loader import Mapper
 from maskrcnn.engine import checks
 from maskrcnn.engine.ema import WeightAverage
 from maskrcnn.engine.hooks.preemption import Interruptible, StopRequest
-from maskrcnn.engine.inputs import with_targets
+from maskrcnn.engine.inputs import unresized, with_targets
 from maskrcnn.engine.pictures import beside_ground_truth
 from maskrcnn.engine.precision import Precision
 from maskrcnn.engine.report.results import results_folder
 from maskrcnn.engine.state import untouched_rng
 from maskrcnn.engine.validation import TOTAL_LOSS, validation_losses
+from maskrcnn.engine.views import MultiViewInference
 from maskrcnn.evaluation import Evaluator, evaluate
 from maskrcnn.modeling import Model
 from maskrcnn.registry import EVALUATORS
@@ -73,7 +74,14 @@ class Evaluation:
                 metrics.append(TOTAL_LOSS)
             self.metrics += tuple(self.prefix(name) + metric for metric in metrics)
 
-    def __call__(self) -> dict[str, float]:
+    def __call__(self, views: MultiViewInference | None = None) -> dict[str, float]:
+        """The metrics.
+
+        Args:
+            views: of the model, by which the evaluators' images are looked at instead.
+        """
+        if views is not None:
+            logger.info("looking at each image in %d views (TEST.AUGMENTATION)", len(views.views))
         results: dict[str, float] = {}
         start = time.perf_counter()
         for name, test_set in self.test_sets.items():
@@ -81,8 +89,8 @@ class Evaluation:
             evaluators = self.evaluators(name)
             with untouched_rng(), self.weights():
                 if evaluators:
-                    loader = self.loader(test_set, self.mapper)
-                    metrics |= evaluate(self.model, loader, evaluators, autocast=self.precision.autocast)
+                    loader = self.loader(test_set, self.mapper if views is None else unresized(self.mapper))
+                    metrics |= evaluate(views or self.model, loader, evaluators, autocast=self.precision.autocast)
                 if self.cfg.TEST.LOSS:
                     loader = self.loader(test_set, with_targets(self.mapper))
                     metrics |= validation_losses(self.model, loader, autocast=self.precision.autocast)

@@ -47,6 +47,12 @@ def with_targets(mapper: Mapper) -> Mapper:
     return InstanceMapper(mapper.transforms, training=True)
 
 
+def unresized(mapper: Mapper) -> Mapper:
+    """A mapper of testing that leaves images as their files have them, for who makes views of them (`views`)."""
+    assert isinstance(mapper, InstanceMapper)
+    return InstanceMapper([], training=False)
+
+
 def read_data(cfg: CfgNode) -> tuple[Dataset, dict[str, Dataset]]:
     train_sets = [dataset(spec, cfg.DATASETS.ROOT, cfg.DATASETS.PROBLEMS) for spec in cfg.DATASETS.TRAIN]
     train_set = concatenate(train_sets)

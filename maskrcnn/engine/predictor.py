@@ -21,6 +21,7 @@ from maskrcnn.engine.inference import prepare_inference
 from maskrcnn.engine.precision import choose_precision
 from maskrcnn.engine.state import load_weights
 from maskrcnn.engine.tiles import predict_tiled
+from maskrcnn.engine.views import MultiViewInference
 from maskrcnn.env import pick_device
 from maskrcnn.modeling import build_model
 from maskrcnn.structures import Detections, Sample
@@ -48,6 +49,7 @@ class Predictor:
         category_ids: the ids that the training data had for them, by label.
         cfg: the config, complete.
         model: on the device, for inference alone (`engine.inference.prepare_inference`).
+        views: of the model, with `TEST.AUGMENTATION.ENABLED`, else None.
         precision: what it computes in (`TEST.AMP`).
 
     Raises:
@@ -94,6 +96,7 @@ class Predictor:
         self.model = prepare_inference(model, chosen, self.precision)
         if self.cfg.COMPILE:
             self.model.compile_parts()
+        self.views = MultiViewInference.from_config(self.cfg, self.model)
         self.resize = ResizeShortestEdge((self.cfg.INPUT.MIN_SIZE_TEST,), self.cfg.INPUT.MAX_SIZE_TEST)
 
     @overload
@@ -169,6 +172,8 @@ class Predictor:
     def _sample(self, pixels: np.ndarray) -> Sample:
         height, width = pixels.shape[:2]
         sample = Sample(image=from_hwc(np.array(pixels, order="C")), image_id=0, original_size=(height, width))
+        if self.views is not None:
+            return sample
         return self.resize(sample, np.random.default_rng(0))  # one size to choose from: nothing is random
 
     def _infer(self, batch: list[Sample]) -> list[Detections]:
@@ -176,7 +181,7 @@ class Predictor:
             torch.no_grad(),
             self.precision.autocast(),
         ):  # not inference_mode, whose tensors nobody may change in place afterwards
-            return [detections.to("cpu") for detections in self.model.inference(batch)]
+            return [detections.to("cpu") for detections in (self.views or self.model).inference(batch)]
 
 
 def _files_of(path: Path) -> tuple[Path, tuple[str, ...] | None]:

@@ -48,6 +48,7 @@ from maskrcnn.engine.report.results import CONFIG_FILE, INFERENCE, Evaluated
 from maskrcnn.engine.solver import build_schedule
 from maskrcnn.engine.state import check_resumable, load_weights
 from maskrcnn.engine.trainer import Trainer
+from maskrcnn.engine.views import MultiViewInference
 from maskrcnn.engine.writers.json_lines import METRICS_FILE, evaluations
 from maskrcnn.modeling import build_model
 
@@ -109,6 +110,7 @@ def train(
                 ema=parts.state.ema,
             )
             checks.check_best_metric(cfg, evaluation.metrics)
+            views = MultiViewInference.from_config(cfg, parts.model)
             if checkpoint:  # last, so that nothing draws from the restored generators before the first step
                 parts.state.restore(checkpoint, checkpoint["source"])
         if parts.finished and is_main_process():  # unless a kill came between the final checkpoint and this
@@ -141,6 +143,11 @@ def train(
         left = max(cfg.SOLVER.MAX_ITER - parts.start, 0)
         logger.info("training from iteration %d: %d left of %d", parts.start, left, cfg.SOLVER.MAX_ITER)
         results = trainer.train(parts.start, cfg.SOLVER.MAX_ITER, known=past.get(parts.start - 1))
+        if views is not None and evaluation.wanted:  # beside the run's own figures, among which it would stand out
+            results = evaluation(views)
+            if is_main_process():
+                evaluated = Evaluated.now(f"the end, in {len(views.views)} views", evaluation.seconds)
+                report_on(folder, parts.test_sets, evaluated, config=dump(cfg), page=cfg.TEST.REPORT)
         logger.info("done; the run is in %s", folder)
         return results
 
@@ -185,7 +192,8 @@ def test(cfg: CfgNode, *, weights: Sequence[str] = ()) -> dict[str, float]:
             logger.info("computing in %s", precision)
             _, mapper = build_mappers(cfg, model.task)
             evaluation = Evaluation(cfg, model, test_sets, mapper, folder / INFERENCE, precision)
-        results = evaluation()
+            views = MultiViewInference.from_config(cfg, model)
+        results = evaluation(views)
         if is_main_process():
             evaluated = Evaluated.now(", ".join(specs), evaluation.seconds)
             report_on(folder, test_sets, evaluated, config=dump(cfg), page=cfg.TEST.REPORT)

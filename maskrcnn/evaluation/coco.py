@@ -54,6 +54,9 @@ class CocoEvaluator:
     consider `detections_per_image` detections of an image, in every category; where that is not 100, the last `AR@` has
     its number.
 
+    Images without annotations (`Dataset.annotated`, such as COCO's test-dev) have no metrics; instead the files for the
+    official server are written, see `server_file`.
+
     Args:
         dataset: the images and their ground truth.
         output_dir: where `coco_instances_results.json`, and the figures with their curves, `coco_figures.json`, are
@@ -77,7 +80,7 @@ class CocoEvaluator:
         self.dataset, self.output_dir = dataset, output_dir
         self.limits = (*(k for k in (1, 10) if k < detections_per_image), detections_per_image)
         wanted = {"bbox": True, "segm": dataset.has_masks if masks is None else masks, "keypoints": keypoints}
-        self.kinds = tuple(kind for kind in KINDS if wanted[kind])
+        self.kinds = tuple(kind for kind in KINDS if wanted[kind]) if dataset.annotated else ()
         self.class_names = distinct_names(dataset)
         self.metrics = tuple(name for kind in self.kinds for name in (*self._overall(kind), *self._by_class(kind)))
         check_image_ids(dataset)
@@ -123,6 +126,9 @@ class CocoEvaluator:
             with suppress(OSError):
                 (self.output_dir / FIGURES_FILE).unlink(missing_ok=True)
         self._write(RESULTS_FILE, results)
+        if not self.dataset.annotated:
+            self._write_for_server(results)
+            return {}, []
         truth = ground_truth(self.dataset)
         if len(by_image) < len(self._known_images):
             logger.warning(
@@ -165,6 +171,17 @@ class CocoEvaluator:
         )
         return figures, objects
 
+    def _write_for_server(self, results: Sequence[dict[str, Any]]) -> None:
+        """A file for each kind of detections that there are: sizes are told by the mask only where there is no box."""
+        logger.info("no ground truth in %s, so no figures", self.dataset.source)
+        kinds = [kind for kind, field in FIELDS.items() if results and field in results[0]] or ["bbox"]
+        for kind in kinds:
+            fields = ("image_id", "category_id", "score", FIELDS[kind])
+            name = server_file(self.dataset, kind)
+            self._write(name, [{field: result[field] for field in fields} for result in results])
+            if self.output_dir is not None:
+                logger.info("for the COCO server, task %s: %s", kind, self.output_dir / name)
+
     def _write(self, name: str, content: Any) -> None:
         if self.output_dir is None:
             return
@@ -177,6 +194,8 @@ class CocoEvaluator:
 
     def table(self) -> str:
         """The last result as text: the figures over all categories, then objects and AP of each category."""
+        if not self.dataset.annotated:
+            return "no ground truth, so no figures"
         tables = []
         for kinds in (("bbox", "segm"), ("keypoints",)):  # the figures of keypoints are others
             rows = [
@@ -206,12 +225,23 @@ class CocoKeypointEvaluator(CocoEvaluator):
     def __init__(
         self, dataset: Dataset, output_dir: Path | None, detections_per_image: int, *, masks: bool | None = None
     ) -> None:
-        if not dataset.has_keypoints:
+        if dataset.annotated and not dataset.has_keypoints:
             raise ValueError(
                 f"{dataset.source} has no keypoints for the evaluator 'coco_keypoints'; evaluate with 'coco', or use "
                 "annotations with keypoints"
             )
         super().__init__(dataset, output_dir, detections_per_image, masks=masks, keypoints=True)
+
+
+def server_file(dataset: Dataset, kind: str) -> str:
+    """What COCO's server wants a results file to be called, in a folder for its kind: boxes and masks have one name.
+
+    `bbox/detections_test-dev2017_maskrcnn_results.json`, `segm/` with the same, and
+    `keypoints/person_keypoints_test-dev2017_maskrcnn_results.json`; `maskrcnn` is the name of the method.
+    """
+    task = "person_keypoints" if kind == "keypoints" else "detections"
+    images = dataset.name if dataset.json_path is None else dataset.json_path.stem.removeprefix("image_info_")
+    return f"{kind}/{task}_{images}_maskrcnn_results.json"
 
 
 def run_coco(

@@ -11,7 +11,9 @@ def test_coco_is_laid_out_as_detectron2s_users_have_it():
     assert LAYOUT["coco_2014_train"] == ("coco/annotations/instances_train2014.json", "coco/train2014")
     assert LAYOUT["keypoints_coco_2014_val"] == ("coco/annotations/person_keypoints_val2014.json", "coco/val2014")
     assert LAYOUT["keypoints_coco_2017_train"] == ("coco/annotations/person_keypoints_train2017.json", "coco/train2017")
-    assert len(LAYOUT) == 12
+    test = ("coco/annotations/image_info_test-dev2017.json", "coco/test2017")
+    assert LAYOUT["coco_2017_test-dev"] == LAYOUT["keypoints_coco_2017_test-dev"] == test
+    assert len(LAYOUT) == 14
 
 
 def test_the_halves_of_val2014_share_its_images():
@@ -30,6 +32,7 @@ def test_numbers_and_addresses_of_images():
         "coco/val2014": 40_504,
         "coco/train2017": 118_287,
         "coco/val2017": 5_000,
+        "coco/test2017": 40_670,
         "cityscapes/leftImg8bit/train": 2_975,
         "cityscapes/gtFine/train": 2_975,
         "cityscapes/leftImg8bit/val": 500,

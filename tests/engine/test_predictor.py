@@ -1,5 +1,6 @@
 import importlib
 import re
+import shlex
 from pathlib import Path
 
 import cv2
@@ -11,10 +12,11 @@ from tiny_run import CLASSES, make_run, tiny_config
 
 from maskrcnn import Predictor
 from maskrcnn.checkpoint import CheckpointError, save_checkpoint
-from maskrcnn.config import ConfigError, dump
+from maskrcnn.config import ConfigError, dump, load_config
 from maskrcnn.data import DatasetError
 from maskrcnn.modeling import build_model
 from maskrcnn.ops.paste import paste_masks
+from maskrcnn.registry import DATASETS
 from maskrcnn.structures import Sample
 from maskrcnn.visualization import VideoFile
 
@@ -264,11 +266,14 @@ def test_the_examples_of_the_docs_run(tmp_path: Path, monkeypatch, capsys) -> No
 
 
 def test_the_commands_of_the_docs_are_understood() -> None:
-    text = (Path(__file__).parents[2] / "docs" / "prediction.md").read_text()
+    text = (Path(__file__).parents[2] / "docs" / "prediction.md").read_text().replace("\\\n", " ")
     commands = re.findall(r"^maskrcnn (\w+) (.*)$", text, flags=re.MULTILINE)
-    assert {command for command, _ in commands} == {"predict", "show_predictions", "show_data"}
+    assert {command for command, _ in commands} == {"predict", "show_predictions", "show_data", "train"}
     for command, arguments in commands:
-        importlib.import_module(f"maskrcnn.cli.{command}").parser().parse_args(arguments.split())
+        args = importlib.import_module(f"maskrcnn.cli.{command}").parser().parse_args(shlex.split(arguments))
+        if command == "train":
+            names = load_config(args.config, args.overrides).DATASETS.TEST
+            assert names and set(names) <= set(DATASETS.names())
 
 
 def test_predictions_in_bf16_are_near_those_in_fp32(run: Path, predictor: Predictor) -> None:

@@ -15,6 +15,7 @@ from maskrcnn.data.checking.policies import Entry, Found, dropped, replaced
 from maskrcnn.data.checking.problems import show
 
 SECTIONS = ("images", "annotations", "categories")
+IMAGE_INFO = "image_info"  # begins the names of COCO's files about test images, whose annotations are not public
 MAX_ID = 2**63 - 1
 MAX_SIDE = 2**31 - 1
 
@@ -29,6 +30,8 @@ class Unusable(Exception):
 
 def load(path: Path) -> dict[str, Any]:
     """The content of an annotation file, with a list of whatever in each of `SECTIONS`.
+
+    A file of the name image_info*.json may lack annotations, and then has an empty list of them.
 
     Raises:
         Unusable: it is missing, not JSON, or has another outline.
@@ -56,6 +59,8 @@ def load(path: Path) -> dict[str, Any]:
     if not isinstance(data, dict):
         hint = " (a list is what results files hold)" if isinstance(data, list) else ""
         raise Unusable("wrong-top-level", f"holds {show(data)}, but a COCO annotation file is an object {{...}}{hint}")
+    if path.name.startswith(IMAGE_INFO):
+        data.setdefault("annotations", [])
     for key in SECTIONS:
         if key not in data:
             raise Unusable(

@@ -85,6 +85,7 @@ def read_cityscapes(images: str | Path, annotations: str | Path | None, *, name:
             category_ids=tuple(CLASSES.values()),
             name=name,
             image_root=images,
+            annotated=annotations is not None,
         )
     seconds = time.perf_counter() - start
     logger.info("%s: %d images, %d objects, read in %.1f s", name, len(dataset), dataset.num_objects.sum(), seconds)

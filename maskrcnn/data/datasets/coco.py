@@ -17,6 +17,7 @@ import numpy as np
 from maskrcnn.data.apart import ProcessDied, call_apart
 from maskrcnn.data.checking import Policy, check_coco, error_message, warnings_of
 from maskrcnn.data.checking.check import without_gc
+from maskrcnn.data.checking.entries import IMAGE_INFO
 from maskrcnn.data.checking.report import changes_tally
 from maskrcnn.data.layouts import COCO_LAYOUTS
 from maskrcnn.data.records import (
@@ -54,7 +55,7 @@ def read_coco(
     uncompressed RLE and crowd regions are read; keypoints are moved from pixel indices to pixel centres (+0.5).
 
     Args:
-        json_path: the annotation file.
+        json_path: the annotation file; or one of COCO's image_info*.json about test images, which have none.
         images: the folder that its `file_name`s are in, or start from.
         name: of the data set; the file's name without .json if None.
         policy: what becomes of entries with an error: "error" raises, "drop" leaves them out, "repair" mends what can
@@ -78,6 +79,7 @@ def read_coco(
         json_path=json_path,
         image_root=images,
         changes=found.changes,
+        annotated=found.annotated,
     )
     seconds = time.perf_counter() - start
     logger.info(
@@ -94,6 +96,7 @@ class _Found:
     class_names: tuple[str, ...]
     category_ids: tuple[int, ...]
     changes: tuple[Change, ...]
+    annotated: bool
 
 
 def _read(json_path: Path, images: Path, policy: Policy) -> _Found:
@@ -108,7 +111,9 @@ def _read(json_path: Path, images: Path, policy: Policy) -> _Found:
         categories = {category["id"]: category["name"] for category in report.content["categories"]}
         labels = {id_: label for label, id_ in enumerate(sorted(categories))}
         columns = pack(_records(report.content, labels, images))
-    return _Found(columns, tuple(categories[id_] for id_ in labels), tuple(labels), tuple(report.changes))
+    names = tuple(categories[id_] for id_ in labels)
+    annotated = bool(report.content["annotations"]) or not json_path.name.startswith(IMAGE_INFO)
+    return _Found(columns, names, tuple(labels), tuple(report.changes), annotated)
 
 
 def _records(content: Mapping[str, Any], labels: Mapping[int, int], root: Path) -> Iterator[ImageRecord]:
@@ -154,11 +159,16 @@ def _keypoints(values: list[float]) -> np.ndarray:
 
 @dataclass(frozen=True)
 class CocoLayout:
-    """Registered under a name: a data set in COCO format, its annotation file and image folder below the data root."""
+    """Registered under a name: a data set in COCO format, its annotation file and image folder below the data root.
+
+    Args:
+        classes: those that count, of a file without annotations; none: all.
+    """
 
     name: str
     json: str
     images: str
+    classes: tuple[str, ...] = ()
 
     def files(self, root: Path) -> tuple[Path, Path]:
         """The annotation file and the folder.
@@ -175,8 +185,20 @@ class CocoLayout:
         return json_path, root / self.images
 
     def __call__(self, root: Path, policy: Policy = "error") -> Dataset:
-        return read_coco(*self.files(root), name=self.name, policy=policy)
+        found = read_coco(*self.files(root), name=self.name, policy=policy)
+        if not self.classes or found.annotated:
+            return found
+        labels = [found.class_names.index(name) for name in self.classes]
+        return Dataset.from_records(
+            found,
+            class_names=self.classes,
+            category_ids=[found.category_ids[label] for label in labels],
+            name=found.name,
+            json_path=found.json_path,
+            image_root=found.image_root,
+            annotated=False,
+        )
 
 
-for _name, _files in LAYOUT.items():
-    DATASETS.register(_name)(CocoLayout(_name, *_files))
+for _name, _files in LAYOUT.items():  # keypoints are those of people; COCO's list of test images has all classes
+    DATASETS.register(_name)(CocoLayout(_name, *_files, ("person",) if _name.startswith("keypoints_") else ()))

@@ -55,11 +55,15 @@ class RoIHeads(nn.Module):
         raise NotImplementedError
 
     def on_boxes(self, features: dict[str, Tensor], detections: list[Detections]) -> dict[str, Tensor]:
-        """What is predicted on the detected boxes only (§3.1): "masks", "keypoints", rows of all images together."""
+        """What is predicted on the detected boxes only (§3.1), as maps that fill them, rows of all images together.
+
+        "masks": probabilities (D, m, m); "keypoints": logits (D, 17, m, m). Maps can be averaged over several views of
+        an image (`engine/views.py`), points can not.
+        """
         raise NotImplementedError
 
     def finish(self, outputs: dict[str, Tensor], detections: list[Detections]) -> list[Detections]:
-        """Detections with these outputs written in."""
+        """Detections with these outputs written in; of keypoints the points that their maps show."""
         raise NotImplementedError
 
     def inference(self, features: dict[str, Tensor], proposals: list[Proposals]) -> list[Detections]:

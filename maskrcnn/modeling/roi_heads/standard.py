@@ -117,10 +117,12 @@ class StandardRoIHeads(RoIHeads):
         if self.mask_head is not None:
             outputs["masks"] = self.mask_head.inference(self.mask_logits(features, detections), detections)
         if self.keypoint_head is not None:
-            outputs["keypoints"] = self.keypoint_head.inference(self.keypoint_logits(features, detections), detections)
+            outputs["keypoints"] = self.keypoint_logits(features, detections)
         return outputs
 
     def finish(self, outputs: dict[str, Tensor], detections: list[Detections]) -> list[Detections]:
+        if self.keypoint_head is not None:
+            outputs = outputs | {"keypoints": self.keypoint_head.inference(outputs["keypoints"], detections)}
         rows: dict[str, list[Any]] = {name: split_rows(values, detections) for name, values in outputs.items()}
         return [replace(d, **{name: parts[i] for name, parts in rows.items()}) for i, d in enumerate(detections)]
 
