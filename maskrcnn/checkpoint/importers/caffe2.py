@@ -45,15 +45,13 @@ KINDS = {
 }
 KIND = r"\.(weight|bias|norm\.\w+)"
 
-TRUNK: Table = (
-    (r"(?:res_)?conv1\.(weight|norm\.\w+)", r"stem.conv1.\1"),
+# `(?:_fpn\d)?`: of the finest level, whose weights all levels share.
+NAMES: Table = (
+    (r"(?:res_)?conv1\.(weight|norm\.\w+)", r"backbone.stem.conv1.\1"),
     (
         r"(res\d)_(\d+)_branch(2a|2b|2c|1)\.(weight|norm\.\w+)",
-        lambda m: f"stages.{m[1]}.{m[2]}.{CONVS[m[3]]}.{m[4]}",
+        lambda m: f"backbone.stages.{m[1]}.{m[2]}.{CONVS[m[3]]}.{m[4]}",
     ),
-)
-# `(?:_fpn\d)?`: of the finest level, whose weights all levels share.
-DETECTOR: Table = (
     (r"fpn_(inner_|)(res\d)_\d+_sum(?:_lateral)?" + KIND, lambda m: f"neck.{LEVEL[m[1]]}.{m[2]}.{m[3]}"),
     (r"conv_rpn(?:_fpn\d)?" + KIND, r"proposals.conv.\1"),
     (r"rpn_cls_logits(?:_fpn\d)?" + KIND, r"proposals.objectness.\1"),
@@ -91,13 +89,13 @@ def convert(state: Mapping[str, Tensor], content: Mapping[str, Any]) -> Weights:
         ImportFailed: tensors without a place here.
     """
     refuse(state, OTHER_SYSTEMS, LAYOUT)
-    trunk: dict[str, Tensor] = {}
-    detector: dict[str, Tensor] = {}
-    for name, tensor in state.items():
-        if name != "conv1_b" and not re.fullmatch(NOT_WEIGHTS, name):
-            in_trunk = re.match(r"(res_)?conv1_|res\d_", name)
-            (trunk if in_trunk else detector)[_spelt_out(name)] = tensor
-    tensors = rename(trunk, TRUNK, "backbone.", LAYOUT)
+    blobs = {
+        _spelt_out(name): tensor
+        for name, tensor in state.items()
+        if name != "conv1_b" and not re.fullmatch(NOT_WEIGHTS, name)
+    }
+    convs = "head_conv1_w" in state
+    tensors = rename(blobs, (*(CONV_BOX_HEAD if convs else ()), *NAMES), "", LAYOUT)
     has_statistics = f"{STEM}.norm.running_mean" in tensors
     if "conv1_gn_s" not in state:
         _give_statistics(tensors)
@@ -106,8 +104,6 @@ def convert(state: Mapping[str, Tensor], content: Mapping[str, Any]) -> Weights:
     reverse_colours(tensors)
     if "cls_score_w" in state and "fc6_w" not in state:
         tensors = res5_to_roi_stage(tensors)
-    convs = "head_conv1_w" in state
-    tensors |= rename(detector, (*(CONV_BOX_HEAD if convs else ()), *DETECTOR), "", LAYOUT)
     if "proposals.objectness.weight" in tensors:
         size_outer(tensors)
     if "cls_score_w" in state:
@@ -117,7 +113,9 @@ def convert(state: Mapping[str, Tensor], content: Mapping[str, Any]) -> Weights:
     if has_statistics:  # a trunk of Detectron2, which has deviations for the X-101-32x8d alone
         needs["MODEL.PIXEL_MEAN"] = IMAGENET_MEAN
         needs["MODEL.PIXEL_STD"] = IMAGENET_STD if needs["MODEL.BACKBONE.GROUPS"] == 32 else NO_STD
-    if not detector:
+    if all(name.startswith("backbone.") for name in tensors):
+        if has_statistics:
+            del needs["MODEL.BACKBONE.NORM"]  # any batch norm may start from them
         return Weights(tensors=tensors, source="Detectron trunk", needs=needs)
     needs |= detector_needs(tensors, sampling_ratio=2, in_c4=0)
     needs["MODEL.CONVENTIONS"] = "maskrcnn_benchmark"  # the same arithmetic
@@ -131,8 +129,8 @@ def _spelt_out(blob: str) -> str:
 
 
 def _give_statistics(tensors: dict[str, Tensor]) -> None:
-    """Where a norm has none, those with which one of `EPS` is its scale and shift alone."""
-    for norm in [name.removesuffix("weight") for name in tensors if name.endswith("norm.weight")]:
+    """Where a trunk's norm has none, those with which one of `EPS` is its scale and shift alone."""
+    for norm in [name.removesuffix("weight") for name in tensors if re.fullmatch(r"backbone\..*norm\.weight", name)]:
         if f"{norm}running_var" not in tensors:
             tensors[f"{norm}running_mean"] = torch.zeros_like(tensors[f"{norm}weight"])
             tensors[f"{norm}running_var"] = torch.full_like(tensors[f"{norm}weight"], 1 - EPS)

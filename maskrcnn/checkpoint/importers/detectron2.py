@@ -26,15 +26,13 @@ LAYOUT = (
     "with C4, DC5 or FPN"
 )
 ZOO = "Detectron2 Model Zoo"  # who is named as the author in released files
-BLOCK = r"(res\d)\.(\d+)\.(conv\d|shortcut)\.(weight|norm\.\w+)"
+TRUNK = r"(?:backbone\.(?:bottom_up\.)?|roi_heads\.(?=res5\.))?"  # alone; of a detector; of C4, in its heads
 LAYER = r"\.(weight|bias)"
 
-TRUNK: Table = (
-    (r"stem\.conv1\.(weight|norm\.\w+)", r"stem.conv1.\1"),
-    (BLOCK, r"stages.\1.\2.\3.\4"),
-    (r"(res\d)\.(\d+)\.conv2_offset" + LAYER, r"stages.\1.\2.conv2.offset.\3"),
-)
-DETECTOR: Table = (
+NAMES: Table = (
+    (TRUNK + r"stem\.conv1\.(weight|norm\.\w+)", r"backbone.stem.conv1.\1"),
+    (TRUNK + r"(res\d\.\d+\.(?:conv\d|shortcut)\.(?:weight|norm\.\w+))", r"backbone.stages.\1"),
+    (TRUNK + r"(res\d\.\d+)\.conv2_offset" + LAYER, r"backbone.stages.\1.conv2.offset.\2"),
     (r"backbone\.fpn_(lateral|output)(\d)\.(weight|bias|norm\.\w+)", r"neck.\1.res\2.\3"),
     (r"proposal_generator\.rpn_head\.conv" + LAYER, r"proposals.conv.\1"),
     (r"proposal_generator\.rpn_head\.objectness_logits" + LAYER, r"proposals.objectness.\1"),
@@ -67,9 +65,8 @@ OTHER_SYSTEMS = (
 def recognises(state: Mapping[str, Tensor]) -> bool:
     """Whether there is a trunk of Detectron2's names, or an RPN."""
     trunks = ("res2.0.conv1.weight", "backbone.res2.0.conv1.weight", "backbone.bottom_up.res2.0.conv1.weight")
-    return any(n in state for n in trunks) or any(
-        n.startswith(("proposal_generator.rpn_head.", "backbone.bottom_up.")) for n in state
-    )
+    parts = ("backbone.bottom_up.", "proposal_generator.rpn_head.")
+    return any(name in state for name in trunks) or any(name.startswith(parts) for name in state)
 
 
 def convert(state: Mapping[str, Tensor], content: Mapping[str, Any]) -> Weights:
@@ -83,19 +80,14 @@ def convert(state: Mapping[str, Tensor], content: Mapping[str, Any]) -> Weights:
     """
     refuse(state, OTHER_SYSTEMS, LAYOUT)
     named = {name: tensor for name, tensor in state.items() if not re.fullmatch(NOT_WEIGHTS, name)}
-    trunk: dict[str, Tensor] = {}
-    detector: dict[str, Tensor] = {}
-    for name, tensor in named.items():
-        part = re.sub(r"^(backbone\.(bottom_up\.)?|roi_heads\.(?=res5\.))", "", name)
-        in_trunk = part.startswith(("stem.", "res"))
-        (trunk if in_trunk else detector)[part if in_trunk else name] = tensor
-    tensors = rename(trunk, TRUNK, "backbone.", LAYOUT)
+    convs = "roi_heads.box_head.conv1.weight" in state
+    tensors = rename(named, (*(CONV_BOX_HEAD if convs else ()), *NAMES), "", LAYOUT)
     if any(name.startswith("roi_heads.res5.") for name in state):
         tensors = res5_to_roi_stage(tensors)
-    convs = "roi_heads.box_head.conv1.weight" in state
-    tensors |= rename(detector, (*(CONV_BOX_HEAD if convs else ()), *DETECTOR), "", LAYOUT)
     needs = trunk_needs(tensors) | colour_needs(state, content, tensors)
-    if not detector:
+    if all(name.startswith("backbone.") for name in tensors):
+        if needs["MODEL.BACKBONE.NORM"] == "FrozenBN":
+            del needs["MODEL.BACKBONE.NORM"]  # any batch norm may start from its statistics
         return Weights(tensors=tensors, source="Detectron2 trunk", needs=needs)
     counted = any(name.endswith("num_batches_tracked") for name in state)
     if counted and needs["MODEL.BACKBONE.NORM"] == "FrozenBN":
