@@ -107,8 +107,9 @@ def colour_needs(state: Mapping[str, Tensor], content: Mapping[str, Any], tensor
 
     Old files hold mean and deviation, which tell the order: blue's mean is the lowest. A trunk whose author is
     torchvision takes RGB. Otherwise they are Detectron2's defaults, with deviations for the X-101-32x8d alone.
+
+    Images were divided by deviations for trunks from elsewhere than MSRA, which have their stride in the 3x3.
     """
-    needs: dict[str, Any] = {}
     mean, std = IMAGENET_MEAN, NO_STD
     bgr = content.get("__author__") != "torchvision"
     if not bgr or trunk_needs(tensors)["MODEL.BACKBONE.GROUPS"] == 32:
@@ -119,6 +120,5 @@ def colour_needs(state: Mapping[str, Tensor], content: Mapping[str, Any], tensor
         mean, std = (mean[::-1], std[::-1]) if bgr else (mean, std)
     if bgr:
         reverse_colours(tensors)
-    else:
-        needs["MODEL.BACKBONE.STRIDE_IN_1X1"] = False  # torchvision's trunk
-    return {**needs, "MODEL.PIXEL_MEAN": mean, "MODEL.PIXEL_STD": std}
+    needs = {"MODEL.PIXEL_MEAN": mean, "MODEL.PIXEL_STD": std}
+    return needs if std == NO_STD else {**needs, "MODEL.BACKBONE.STRIDE_IN_1X1": False}
