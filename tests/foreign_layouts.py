@@ -233,3 +233,45 @@ def detectron(a: Architecture, *, statistics: bool = False, momentum: bool = Fal
         s |= blob("kps_score_lowres", 512, 17, 4, 4, outputs=17)
         s |= blob("kps_score", 17, 17, 4, 4)  # the fixed upsampling
     return s | ({f"{name}_momentum": shape for name, shape in s.items()} if momentum else {})
+
+
+def mmdetection(a: Architecture) -> Shapes:
+    kind = "gn" if a.gn else "bn"
+    s: Shapes = {"backbone.conv1.weight": (64, 3, 7, 7), **norm(f"backbone.{kind}1", 64, gn=a.gn)}
+    for stage, block, conv, shape in a.convs():
+        where = "roi_head.shared_head." if a.neck == "c4" and stage == 5 else "backbone."
+        name = f"{where}layer{stage - 1}.{block}."
+        if conv == "shortcut":
+            s |= {f"{name}downsample.0.weight": shape, **norm(f"{name}downsample.1", shape[0], gn=a.gn)}
+            continue
+        s |= {f"{name}conv{conv}.weight": shape, **norm(f"{name}{kind}{conv}", shape[0], gn=a.gn)}
+        if a.has_offsets(stage, conv):
+            s |= layer(f"{name}conv2.conv_offset", a.offsets, shape[0], 3, 3)
+    if a.neck == "fpn":
+        for n in range(4):
+            for convs, shape in (("lateral", (256, 256 * 2**n, 1, 1)), ("fpn", (256, 256, 3, 3))):
+                name = f"neck.{convs}_convs.{n}"
+                s |= {f"{name}.conv.weight": shape}
+                s |= norm(f"{name}.gn", 256, gn=True) if a.gn else {f"{name}.conv.bias": (256,)}
+    s |= layer("rpn_head.rpn_conv", a.features, a.features, 3, 3)
+    s |= layer("rpn_head.rpn_cls", a.anchors, a.features, 1, 1)
+    s |= layer("rpn_head.rpn_reg", 4 * a.anchors, a.features, 1, 1)
+    if not a.heads:
+        return s
+    box, mask = "roi_head.bbox_head", "roi_head.mask_head"
+    for k in range(a.box_convs):
+        s |= {f"{box}.shared_convs.{k}.conv.weight": (256, 256, 3, 3)}
+        s |= norm(f"{box}.shared_convs.{k}.gn", 256, gn=True)
+    if a.neck != "c4":
+        s |= layer(f"{box}.shared_fcs.0", 1024, 256 * 49)
+        if not a.box_convs:
+            s |= layer(f"{box}.shared_fcs.1", 1024, 1024)
+    dim = 2048 if a.neck == "c4" else 1024
+    s |= layer(f"{box}.fc_cls", a.classes + 1, dim) | layer(f"{box}.fc_reg", 4 * a.classes, dim)
+    if a.masks:
+        for k in range(4 if a.neck != "c4" else 0):
+            s |= {f"{mask}.convs.{k}.conv.weight": (256, 256, 3, 3)}
+            s |= norm(f"{mask}.convs.{k}.gn", 256, gn=True) if a.gn else {f"{mask}.convs.{k}.conv.bias": (256,)}
+        s |= layer(f"{mask}.upsample", 2048 if a.neck == "c4" else 256, 256, 2, 2, outputs=256)
+        s |= layer(f"{mask}.conv_logits", a.classes, 256, 1, 1)
+    return s

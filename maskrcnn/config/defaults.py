@@ -51,7 +51,8 @@ class ModelKeys:
     # RGB in 0..255, torchvision's ImageNet figures: (pixel - mean) / std.
     PIXEL_MEAN: tuple[float, float, float] = (123.675, 116.28, 103.53)
     PIXEL_STD: tuple[float, float, float] = (58.395, 57.12, 57.375)
-    # The arithmetic of the library that the weights were trained in (rounding, offsets, clips).
+    # The arithmetic of the library that the weights were trained in (rounding, offsets, clips): "ours", "torchvision",
+    # "detectron2", "maskrcnn_benchmark" (Detectron's too) or "mmdet".
     CONVENTIONS: str = "ours"
 
 

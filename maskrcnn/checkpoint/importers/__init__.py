@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from maskrcnn.checkpoint.importers import caffe2, detectron2, maskrcnn_benchmark, torchvision
+from maskrcnn.checkpoint.importers import caffe2, detectron2, maskrcnn_benchmark, mmdet, torchvision
 from maskrcnn.checkpoint.importers.weights import ImportFailed, Weights
 
 __all__ = ["ImportFailed", "Weights", "recognise"]
@@ -16,6 +16,7 @@ FAMILIES = (
     detectron2,
     caffe2,
     maskrcnn_benchmark,
+    mmdet,
     torchvision,
 )  # torchvision's body has maskrcnn-benchmark's names too
 
