@@ -91,6 +91,9 @@ class Input:
     MAX_SIZE_TRAIN: int = 1333
     MIN_SIZE_TEST: int = 800
     MAX_SIZE_TEST: int = 1333
+    # Of the sides: half up, as in Detectron2 and MMDetection, down, as in torchvision, or the longer one down, as in
+    # maskrcnn-benchmark.
+    SIZE_ROUNDING: Literal["half_up", "down", "longer_down"] = "half_up"
     RANDOM_FLIP: Literal["horizontal", "none"] = "horizontal"
 
 

@@ -94,7 +94,8 @@ class Predictor:
         self.model = prepare_inference(model, chosen, self.precision)
         if self.cfg.COMPILE:
             self.model.compile_parts()
-        self.resize = ResizeShortestEdge((self.cfg.INPUT.MIN_SIZE_TEST,), self.cfg.INPUT.MAX_SIZE_TEST)
+        sizes = self.cfg.INPUT
+        self.resize = ResizeShortestEdge((sizes.MIN_SIZE_TEST,), sizes.MAX_SIZE_TEST, rounding=sizes.SIZE_ROUNDING)
 
     @overload
     def __call__(self, images: ImageLike) -> Detections: ...  # type: ignore[overload-overlap]  # str: Sequence[str]

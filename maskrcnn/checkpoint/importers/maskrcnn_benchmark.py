@@ -117,6 +117,7 @@ def convert(state: Mapping[str, Tensor], content: Mapping[str, Any]) -> Weights:
             "MODEL.PIXEL_MEAN": DETECTRON_MEAN,
             "MODEL.PIXEL_STD": NO_STD,
             "MODEL.CONVENTIONS": "maskrcnn_benchmark",
+            "INPUT.SIZE_ROUNDING": "longer_down",
         },
         **class_facts(tensors),
     )

@@ -88,7 +88,12 @@ def convert(state: Mapping[str, Tensor], content: Mapping[str, Any]) -> Weights:
         source="torchvision detector",
         class_names=names,
         category_ids=tuple(range(1, rows)),
-        needs={**needs(body), "MODEL.NUM_CLASSES": rows - 1, "MODEL.CONVENTIONS": "torchvision"},
+        needs={
+            **needs(body),
+            "MODEL.NUM_CLASSES": rows - 1,
+            "MODEL.CONVENTIONS": "torchvision",
+            "INPUT.SIZE_ROUNDING": "down",
+        },
     )
 
 

@@ -84,6 +84,7 @@ def test_needs_of_each_library(layout, conventions, mean, ratio):
     assert backbone(fpn) == RESNET50
     assert heads(fpn) == {**dict.fromkeys(RATIOS, ratio), "MASK_HEAD.NORM": ""}
     rest = {key: value for key, value in fpn.items() if "BACKBONE" not in key and "ROI_HEADS" not in key}
+    assert rest.pop("INPUT.SIZE_ROUNDING", "half_up") == ("longer_down" if layout is benchmark else "half_up")
     assert rest == {
         "MODEL.NUM_CLASSES": 80,
         "MODEL.NECK.NORM": "",
