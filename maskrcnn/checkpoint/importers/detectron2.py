@@ -96,7 +96,7 @@ def convert(state: Mapping[str, Tensor], content: Mapping[str, Any]) -> Weights:
     needs["MODEL.CONVENTIONS"] = "detectron2"
     if "roi_heads.keypoint_head.deconv.weight" in tensors:
         needs["MODEL.ROI_HEADS.KEYPOINT_HEAD.SCORE"] = "probability"
-    if "backbone.stages.res5.0.conv1.weight" in tensors and "neck.output.res5.weight" not in tensors:
+    if "backbone.stages.res5.0.conv1.weight" in tensors and "neck.output.res2.weight" not in tensors:
         needs["MODEL.BACKBONE.RES5_DILATION"] = 2  # DC5
     facts = class_facts(tensors, cityscapes=content.get("__author__") == ZOO)
     return Weights(tensors=tensors, source="Detectron2 detector", needs=needs, **facts)

@@ -93,8 +93,8 @@ def detector_needs(
         ImportFailed: boxes that are the same for all classes.
     """
     needs: dict[str, Any] = {}
-    if "neck.output.res5.weight" in tensors:
-        needs["MODEL.NECK.NORM"] = norm_of(tensors, "neck.output.res5", batch_norm)
+    if "neck.output.res2.weight" in tensors:
+        needs["MODEL.NECK.NORM"] = norm_of(tensors, "neck.output.res2", batch_norm)
     if "roi_heads.box_head.logits.bias" not in tensors:  # proposals alone
         return needs
     classes = len(tensors["roi_heads.box_head.logits.bias"]) - 1

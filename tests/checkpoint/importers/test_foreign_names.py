@@ -113,6 +113,14 @@ def test_needs_of_each_library(layout, conventions, mean, ratio):
     }
 
 
+def test_needs_of_dilated_and_deformable_trunks():
+    assert backbone(recognise(tensors(detectron2(Architecture(neck="dc5")))).needs) == {**RESNET50, "RES5_DILATION": 2}
+    for layout, neck, channels in ((detectron2, "c4", 18), (detectron2, "fpn", 27), (benchmark, "fpn", 27)):
+        needs = backbone(recognise(tensors(layout(Architecture(neck=neck, offsets=channels)))).needs)
+        deformable = {"DEFORM_STAGES": ("res3", "res4", "res5"), "DEFORM_MODULATED": channels == 27}
+        assert needs == {**RESNET50, **deformable}
+
+
 @pytest.mark.parametrize("layout", [detectron2, benchmark, detectron])
 def test_a_box_head_of_convolutions(layout):
     got = recognise(tensors(layout(Architecture(gn=True, box_convs=4)))).tensors
@@ -191,4 +199,10 @@ def test_boxes_that_are_the_same_for_all_classes():
         f"roi_heads.box_predictor.bbox_pred.{k}": s for k, s in (("weight", (4, 1024)), ("bias", (4,)))
     }
     with pytest.raises(ImportFailed, match="4 box deltas for 80 classes"):
+        recognise(tensors(shapes))
+
+
+def test_anchors_of_other_ratios():
+    shapes = detectron(C4) | {"rpn_cls_logits_w": (20, 1024, 1, 1), "rpn_bbox_pred_w": (80, 1024, 1, 1)}
+    with pytest.raises(ImportFailed, match="20 anchors at a cell, which is no multiple of the 3 ratios"):
         recognise(tensors(shapes))

@@ -2,6 +2,9 @@
 
 import json
 import pickle
+import re
+import textwrap
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -256,6 +259,20 @@ def test_a_file_of_detectron2(tmp_path):
     torch.save({"model": {**state, "head.cls_score.weight": torch.zeros(1)}}, tmp_path / "r.pth")
     with pytest.raises(CheckpointError, match=r"r\.pth: RetinaNet's head"):
         read_weights(str(tmp_path / "r.pth"))
+
+
+def test_the_pages_way_to_say_that_weights_are_for_rgb(tmp_path, monkeypatch):
+    page = (Path(__file__).parents[3] / "docs/weights.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    state = tensors(detectron2(Architecture(classes=3, masks=False)))
+    stem = state["backbone.bottom_up.stem.conv1.weight"] = torch.randn(64, 3, 7, 7)
+    torch.save({"model": state, "iteration": 9}, "mine.pth")
+    assert torch.equal(read_weights("mine.pth").tensors[f"{STEM}.weight"], stem.flip(1))
+    exec(textwrap.dedent(code))
+    weights = read_weights("mine_rgb.pth")
+    assert torch.equal(weights.tensors[f"{STEM}.weight"], stem)
+    assert weights.needs["MODEL.PIXEL_MEAN"] == RGB and weights.needs["MODEL.PIXEL_STD"] == STD
 
 
 # torchvision's detector, written by the rules of the others
