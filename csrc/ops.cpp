@@ -3,7 +3,7 @@
 
 STABLE_TORCH_LIBRARY(maskrcnn, m) {
   // ---- regions: csrc/roi_align.h, csrc/roi_pool.h, csrc/roi_warp.h ----
-  // features: (N, C, H_k, W_k) of each level; rois (R, 5); level_rule (k0, canonical size, epsilon, finest level)
+  // features: (N, C, H_k, W_k) of each level; rois (R, 5); level_rule (k0, canonical size, epsilon, finest level, extent)
   // -> (R, C, height, width), each box from its own level, or without a rule (L * R, C, height, width), from all.
   m.def(
       "roi_align(Tensor[] features, Tensor rois, float[] scales, SymInt height, SymInt width, int sampling_ratio, "

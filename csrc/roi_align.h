@@ -25,7 +25,7 @@ struct RoIAlign {
   int64_t bins_h, bins_w, sampling_ratio;
   bool aligned, rounded, maximum;
   bool assigned;  // each box reads the level of FPN Eq. 1; else every level: row r is box r % rois on level r / rois
-  double canonical_level, canonical_size, epsilon, finest;
+  double canonical_level, canonical_size, epsilon, finest, extent;
   RoIAlignLevel level[kMaxLevels];
 
   MASKRCNN_HOST_DEVICE int64_t rows() const { return assigned ? rois : levels * rois; }
@@ -52,8 +52,9 @@ struct RoIBox {
 // FPN Eq. 1: k = floor(k0 + log2(sqrt(wh) / 224 + epsilon)), as an index into the levels.
 template <typename Acc>
 MASKRCNN_HOST_DEVICE int64_t roi_level(const Acc* box, const RoIAlign& p) {
-  const Acc width = box[2] > box[0] ? box[2] - box[0] : Acc(0), height = box[3] > box[1] ? box[3] - box[1] : Acc(0);
-  const Acc relative = std::sqrt(width * height) / Acc(p.canonical_size);
+  const Acc width = box[2] - box[0] + Acc(p.extent), height = box[3] - box[1] + Acc(p.extent);
+  const Acc area = width > Acc(0) && height > Acc(0) ? width * height : Acc(0);
+  const Acc relative = std::sqrt(area) / Acc(p.canonical_size);
   const Acc k = std::floor(std::log2(relative + Acc(p.epsilon)) + Acc(p.canonical_level)) - Acc(p.finest);
   if (!(k > Acc(0))) return 0;  // NaN too
   return k < Acc(p.levels - 1) ? static_cast<int64_t>(k) : p.levels - 1;
@@ -249,11 +250,12 @@ inline RoIAlign roi_align_problem(const std::vector<int64_t>& sizes, int64_t cha
   p.assigned = options.level_rule.has_value();
   if (p.assigned) {
     const std::vector<double>& rule = *options.level_rule;
-    check(rule.size() == 4, "level_rule: ", rule.size(), " numbers; expected 4");
+    check(rule.size() == 5, "level_rule: ", rule.size(), " numbers; expected 5");
     p.canonical_level = rule[0];
     p.canonical_size = rule[1];
     p.epsilon = rule[2];
     p.finest = rule[3];
+    p.extent = rule[4];
   }
   check(p.images >= 0, "sizes: ", p.images, " images");
   for (int64_t k = 0; k < levels; ++k) {

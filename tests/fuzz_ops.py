@@ -180,7 +180,7 @@ GENERATORS: dict[str, Callable[[Case], Any]] = {
     "scale": lambda case: case.random.choice((1.0, 0.5, 0.25, 1 / 16)),
     "scales": lambda case: [0.5**k for k in range(len(case.levels()))],
     "sizes": lambda case: [case.size("N"), *(side for level in case.levels() for side in level)],
-    "level_rule": lambda case: None if case.chance(0.5) else [4.0, 16.0, 1e-6, 2.0],
+    "level_rule": lambda case: None if case.chance(0.5) else [4.0, 16.0, 1e-6, 2.0, case.random.choice((0.0, 1.0))],
     "height": lambda case: case.once("h", case.small),
     "width": lambda case: case.once("w", case.small),
     "sampling_ratio": lambda case: case.random.choice((0, 1, 2, 3)),

@@ -31,7 +31,7 @@ def read_weights(spec: str) -> Weights:
         if "model" in content and "class_names" in content:
             return _own(content, spec)
         state = _state_of(content, spec)
-        return recognise(state) or Weights(tensors=state, source=spec)
+        return recognise(state, content) or Weights(tensors=state, source=spec)
     except ImportFailed as error:
         raise CheckpointError(f"{spec}: {error}") from error
 
@@ -60,7 +60,7 @@ def _own(content: dict[str, Any], spec: str) -> Weights:
 
 def _state_of(content: dict[str, Any], spec: str) -> dict[str, Tensor]:
     """The names and tensors of a file that somebody else wrote: flat, or under one of the usual keys."""
-    inner = next((content[k] for k in ("model", "state_dict") if isinstance(content.get(k), dict)), content)
+    inner = next((content[k] for k in ("model", "state_dict", "blobs") if isinstance(content.get(k), dict)), content)
     state = {name: value for name, value in inner.items() if isinstance(value, Tensor)}
     if not state:
         raise CheckpointError(f"{spec} holds no tensors; its keys are {', '.join(map(str, list(content)[:LISTED]))}")

@@ -53,7 +53,8 @@ class ModelKeys:
     # RGB in 0..255, torchvision's ImageNet figures: (pixel - mean) / std.
     PIXEL_MEAN: tuple[float, float, float] = (123.675, 116.28, 103.53)
     PIXEL_STD: tuple[float, float, float] = (58.395, 57.12, 57.375)
-    # The arithmetic of the library that the weights were trained in (rounding, offsets, clips).
+    # The arithmetic of the library that the weights were trained in (rounding, offsets, clips): "ours", "torchvision",
+    # "detectron2", "maskrcnn_benchmark" (Detectron's too) or "mmdet".
     CONVENTIONS: str = "ours"
 
 
@@ -92,6 +93,9 @@ class Input:
     MAX_SIZE_TRAIN: int = 1333
     MIN_SIZE_TEST: int = 800
     MAX_SIZE_TEST: int = 1333
+    # Of the sides: half up, as in Detectron2 and MMDetection, down, as in torchvision, or the longer one down, as in
+    # maskrcnn-benchmark.
+    SIZE_ROUNDING: Literal["half_up", "down", "longer_down"] = "half_up"
     RANDOM_FLIP: Literal["horizontal", "none"] = "horizontal"
 
 

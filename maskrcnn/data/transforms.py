@@ -19,21 +19,25 @@ from maskrcnn.structures.samples import Sample
 Transform = Callable[[Sample, np.random.Generator], Sample]
 
 SAMPLINGS = ("choice", "range")
+ROUNDINGS = ("half_up", "down", "longer_down")
 
 
 class ResizeShortestEdge:
     """Scale the image so that its shorter side has a given length, or less where the longer one would pass a limit.
 
-    Faster R-CNN's and FPN's training scale. Sides are rounded half up. Enlarging is bilinear, and reducing averages
-    areas, because bilinear samples would skip pixels; a semantic map takes the nearest class.
+    Faster R-CNN's and FPN's training scale. Enlarging is bilinear, and reducing averages areas, because bilinear
+    samples would skip pixels; a semantic map takes the nearest class.
 
     Args:
         sizes: shorter sides in pixels; with sampling "range" two of them, the smallest and the largest.
         max_size: limit of the longer side.
         sampling: "choice" picks one of `sizes`, "range" any integer from the first to the second, both included.
+        rounding: of the sides, see `resized_size`.
     """
 
-    def __init__(self, sizes: Sequence[int], max_size: int, sampling: str = "choice") -> None:
+    def __init__(
+        self, sizes: Sequence[int], max_size: int, sampling: str = "choice", *, rounding: str = "half_up"
+    ) -> None:
         sizes = tuple(sizes)
         if not sizes or min(sizes) < 1:
             raise ValueError(f"shorter sides {sizes}: give one or more, each at least 1 pixel")
@@ -43,14 +47,16 @@ class ResizeShortestEdge:
             raise ValueError(f"shorter sides {sizes}: sampling 'range' needs the smallest and the largest")
         if max_size < max(sizes):
             raise ValueError(f"limit {max_size} of the longer side is below the shorter side {max(sizes)}")
-        self.sizes, self.max_size, self.sampling = sizes, max_size, sampling
+        if rounding not in ROUNDINGS:
+            raise ValueError(f"rounding of the sides is {rounding!r}; choose from {', '.join(ROUNDINGS)}")
+        self.sizes, self.max_size, self.sampling, self.rounding = sizes, max_size, sampling, rounding
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
         if self.sampling == "range":
             shorter = int(rng.integers(self.sizes[0], self.sizes[1], endpoint=True))
         else:
             shorter = self.sizes[rng.integers(len(self.sizes))]
-        return resize(sample, resized_size(sample.size, shorter, self.max_size))
+        return resize(sample, resized_size(sample.size, shorter, self.max_size, self.rounding))
 
 
 class RandomHorizontalFlip:
@@ -65,10 +71,21 @@ class RandomHorizontalFlip:
         return hflip(sample) if rng.random() < self.p else sample
 
 
-def resized_size(size: tuple[int, int], shorter: int, max_size: int) -> tuple[int, int]:
-    """(h, w) -> (h, w) with this shorter side, or with the longer one at `max_size` if that is smaller."""
+def resized_size(size: tuple[int, int], shorter: int, max_size: int, rounding: str = "half_up") -> tuple[int, int]:
+    """(h, w) -> (h, w) with this shorter side, or with the longer one at `max_size` if that is smaller.
+
+    Args:
+        rounding: "half_up" of both sides, as Detectron2 and MMDetection; "down" of both, as torchvision;
+            "longer_down": the shorter side to the nearest, the longer one down, as maskrcnn-benchmark.
+    """
     scale = min(shorter / min(size), max_size / max(size))
-    height, width = (max(1, int(side * scale + 0.5)) for side in size)
+    if rounding == "longer_down":
+        if max(size) / min(size) * shorter > max_size:
+            shorter = max(1, round(max_size * min(size) / max(size)))
+        sides = (shorter if side == min(size) else int(shorter * side / min(size)) for side in size)
+    else:
+        sides = (int(side * scale + (0.5 if rounding == "half_up" else 0)) for side in size)
+    height, width = (max(1, side) for side in sides)
     return height, width
 
 

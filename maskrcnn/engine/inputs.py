@@ -32,8 +32,10 @@ def build_mappers(cfg: CfgNode, task: str) -> tuple[Mapper, Mapper]:
         raise ValueError(f"no way to feed a model of task {task!r}; known tasks: {', '.join(MAPPERS)}")
     sizes = cfg.INPUT
     try:
-        train_resize = ResizeShortestEdge(sizes.MIN_SIZE_TRAIN, sizes.MAX_SIZE_TRAIN, sizes.MIN_SIZE_TRAIN_SAMPLING)
-        test_resize = ResizeShortestEdge((sizes.MIN_SIZE_TEST,), sizes.MAX_SIZE_TEST)
+        train_resize = ResizeShortestEdge(
+            sizes.MIN_SIZE_TRAIN, sizes.MAX_SIZE_TRAIN, sizes.MIN_SIZE_TRAIN_SAMPLING, rounding=sizes.SIZE_ROUNDING
+        )
+        test_resize = ResizeShortestEdge((sizes.MIN_SIZE_TEST,), sizes.MAX_SIZE_TEST, rounding=sizes.SIZE_ROUNDING)
     except ValueError as error:
         raise ValueError(f"INPUT.MIN_SIZE_* and MAX_SIZE_*: {error}") from error
     flips = [RandomHorizontalFlip()] if sizes.RANDOM_FLIP == "horizontal" else []

@@ -97,7 +97,8 @@ class Predictor:
         if self.cfg.COMPILE:
             self.model.compile_parts()
         self.views = MultiViewInference.from_config(self.cfg, self.model)
-        self.resize = ResizeShortestEdge((self.cfg.INPUT.MIN_SIZE_TEST,), self.cfg.INPUT.MAX_SIZE_TEST)
+        sizes = self.cfg.INPUT
+        self.resize = ResizeShortestEdge((sizes.MIN_SIZE_TEST,), sizes.MAX_SIZE_TEST, rounding=sizes.SIZE_ROUNDING)
 
     @overload
     def __call__(self, images: ImageLike) -> Detections: ...  # type: ignore[overload-overlap]  # str: Sequence[str]

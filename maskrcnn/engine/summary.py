@@ -53,7 +53,9 @@ def summarize(cfg: CfgNode, *, size: tuple[int, int] | None = None, depth: int =
     cfg = changed(cfg, "MODEL", NUM_CLASSES=given or COCO_CLASSES)
     model = build_model(cfg).eval()
     build_optimizer(model, cfg.SOLVER)  # freezes what LR_FACTORS says
-    height, width = size or resized_size(USUAL_IMAGE, cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)
+    height, width = size or resized_size(
+        USUAL_IMAGE, cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST, cfg.INPUT.SIZE_ROUNDING
+    )
     sample = Sample(torch.zeros(3, height, width, dtype=torch.uint8), image_id=0, original_size=(height, width))
     if isinstance(model, GeneralizedRCNN):
         wanted = cfg.MODEL.PROPOSALS.get("POST_NMS_TOPK_TEST")

@@ -28,15 +28,23 @@ Boxes = TypeVar("Boxes", Candidates, Detections)
 
 @dataclass(frozen=True)
 class View:
-    """One way to look at an image: the length of its shorter side, the limit of the longer one, in a mirror or not."""
+    """One way to look at an image.
+
+    Args:
+        shorter: the length of its shorter side.
+        max_size: the limit of the longer one.
+        mirrored: left and right.
+        rounding: of the sides, see `resized_size`.
+    """
 
     shorter: int
     max_size: int
     mirrored: bool = False
+    rounding: str = "half_up"
 
     def size(self, original: tuple[int, int]) -> tuple[int, int]:
         """(h, w) of the view of an image of that size."""
-        return resized_size(original, self.shorter, self.max_size)
+        return resized_size(original, self.shorter, self.max_size, self.rounding)
 
     def of(self, sample: Sample) -> Sample:
         """The view of a sample: resized, then mirrored, as in training."""
@@ -110,8 +118,9 @@ class MultiViewInference(nn.Module):
         except ValueError as error:
             raise ValueError(f"TEST.AUGMENTATION.SIZES and MAX_SIZE: {error}") from error
         mirrors = (False, True) if section["HFLIP"] else (False,)
-        views = [View(size, section["MAX_SIZE"], mirrored) for size in section["SIZES"] for mirrored in mirrors]
-        frame = View(ordinary["MIN_SIZE_TEST"], ordinary["MAX_SIZE_TEST"])
+        rounding = ordinary["SIZE_ROUNDING"]
+        views = [View(size, section["MAX_SIZE"], mirror, rounding) for size in section["SIZES"] for mirror in mirrors]
+        frame = View(ordinary["MIN_SIZE_TEST"], ordinary["MAX_SIZE_TEST"], rounding=rounding)
         return cls(model, frame, views, voting=section["BOX_VOTING"])
 
     def inference(self, batch: list[Sample]) -> list[Detections]:
@@ -137,7 +146,7 @@ class MultiViewInference(nn.Module):
             outputs.append(view.maps_out_of(heads.on_boxes(levels, [seen_again])))
         means = {name: torch.stack([maps[name].float() for maps in outputs]).mean(dim=0) for name in outputs[0]}
         (finished,) = heads.finish(means, [found])
-        return finished.resize(sample.original_size)
+        return self.model.in_file(finished, sample.original_size)
 
 
 def vote(found: Detections, candidates: Candidates, iou: float, threshold: float) -> Detections:

@@ -37,8 +37,10 @@ class AnchorGrid:
             raise ValueError(f"ANCHORS.SIZES: {self.sizes} has levels with different numbers of sizes")
         return counts.pop() * len(self.ratios)
 
-    def cell_anchors(self, level: int, conventions: Conventions) -> Tensor:
-        """Boxes (A, 4) around the origin, size outer, ratio inner."""
+    def cell_anchors(self, level: int, stride: int, conventions: Conventions) -> Tensor:
+        """Boxes (A, 4) of the cell at the origin, size outer, ratio inner."""
+        if conventions.base_anchors:
+            return self.base_anchors(level, stride)
         boxes = []
         for size in self.sizes[level]:
             for ratio in self.ratios:
@@ -47,16 +49,26 @@ class AnchorGrid:
         anchors = torch.tensor(boxes, dtype=torch.float32)
         return anchors.round() if conventions.round_anchors else anchors
 
+    def base_anchors(self, level: int, stride: int) -> Tensor:
+        """As Fast R-CNN's code makes them: the cell in each ratio, in whole pixels, is scaled around its middle."""
+        boxes = []
+        for size in self.sizes[level]:
+            for ratio in self.ratios:
+                base_width = round(stride / math.sqrt(ratio))
+                width, height = (side * size / stride for side in (base_width, round(base_width * ratio)))
+                boxes.append([(stride + side) / 2 for side in (-width, -height, width, height)])
+        return torch.tensor(boxes, dtype=torch.float32)
+
     def grid(
         self, level: int, size: tuple[int, int], stride: tuple[int, int], conventions: Conventions, device: torch.device
     ) -> Tensor:
-        """Anchors (H * W * A, 4) of one level, rows first, then columns, then anchors; around cell * stride.
+        """Anchors (H * W * A, 4) of one level, rows first, then columns, then anchors; moved by cell * stride.
 
         Args:
             size: the feature map's (H, W).
             stride: (y, x) distance of neighbouring cells in pixels.
         """
-        shapes = tuple(map(tuple, self.cell_anchors(level, conventions).tolist()))
+        shapes = tuple(map(tuple, self.cell_anchors(level, stride[0], conventions).tolist()))
         return _grid(shapes, tuple(size), tuple(stride), torch.device(device))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Protocol, Self
 
 from torch import Tensor, nn
@@ -43,11 +44,14 @@ class GeneralizedRCNN(Model):
         roi_heads: RoIHeads,
         pixel_mean: Sequence[float] = IMAGENET_MEAN,
         pixel_std: Sequence[float] = IMAGENET_STD,
+        conventions: Conventions = OURS,
     ) -> None:
         super().__init__(pixel_mean, pixel_std)
         self.backbone, self.neck, self.roi_heads = backbone, neck, roi_heads
         self.proposals: ProposalStage = proposals
-        self.divisibility: int = max(getattr(part, "divisibility", 1) for part in (backbone, neck))
+        self.conventions = conventions
+        own = (getattr(part, "divisibility", 1) for part in (backbone, neck))
+        self.divisibility: int = max(conventions.pad_multiple, *own)
 
     @classmethod
     def from_config(
@@ -62,7 +66,7 @@ class GeneralizedRCNN(Model):
         specs = backbone.specs if neck is None else neck.specs
         proposals = PROPOSALS.build(cfg["PROPOSALS"], specs, conventions)
         roi_heads = ROI_HEADS.build(cfg["ROI_HEADS"], specs, num_classes, detections_per_image, conventions, backbone)
-        return cls(backbone, neck, proposals, roi_heads, cfg["PIXEL_MEAN"], cfg["PIXEL_STD"])
+        return cls(backbone, neck, proposals, roi_heads, cfg["PIXEL_MEAN"], cfg["PIXEL_STD"], conventions)
 
     def losses(self, batch: list[Sample]) -> dict[str, Tensor]:
         targets = targets_of(batch, self.device)
@@ -76,7 +80,15 @@ class GeneralizedRCNN(Model):
         images = self.image_batch(batch)
         features = self.features(images)
         detections = self.roi_heads.inference(features, self.proposals.inference(features, images))
-        return [d.resize(s.original_size) for d, s in zip(detections, batch, strict=True)]
+        return [self.in_file(d, s.original_size) for d, s in zip(detections, batch, strict=True)]
+
+    def in_file(self, detections: Detections, size: tuple[int, int]) -> Detections:
+        """Detections in the frame of the image's file, of `size`."""
+        if not self.conventions.inclusive_boxes:
+            return detections.resize(size)
+        pixel = detections.boxes.new_tensor([0, 0, 1, 1])
+        resized = replace(detections, boxes=detections.boxes - pixel).resize(size)
+        return replace(resized, boxes=resized.boxes + pixel)
 
     def compilable(self) -> list[nn.Module]:
         parts = [self.backbone, self.neck, self.proposals, *self.roi_heads.heads]

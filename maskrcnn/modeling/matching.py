@@ -85,6 +85,10 @@ class BoxCoder:
         """(B, 4), (B, 4) -> deltas (B, 4)."""
         return encode_boxes(boxes, reference, self.weights)
 
-    def decode(self, deltas: Tensor, reference: Tensor) -> Tensor:
-        """Deltas (..., 4) and reference boxes (..., 4) -> boxes (..., 4) float32."""
-        return decode_boxes(deltas, reference, self.weights, self.clip)
+    def decode(self, deltas: Tensor, reference: Tensor, *, symmetric: bool = False) -> Tensor:
+        """Deltas (..., 4) and reference boxes (..., 4) -> boxes (..., 4) float32.
+
+        Args:
+            symmetric: dw and dh are cut off below -`clip` too (`Conventions.symmetric_clip`).
+        """
+        return decode_boxes(deltas, reference, self.weights, self.clip, symmetric=symmetric)

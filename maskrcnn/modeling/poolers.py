@@ -58,7 +58,8 @@ class RoIPooler(nn.Module):
         if method not in METHODS:
             raise ValueError(f"METHOD: {method!r} is not one of {', '.join(METHODS)}")
         picked = pick_levels(specs, in_features, "RoIPooler")
-        rule = None if levels == "all" else LevelRule(epsilon=conventions.level_epsilon)
+        self.extent = float(conventions.inclusive_boxes)
+        rule = None if levels == "all" else LevelRule(epsilon=conventions.level_epsilon, extent=self.extent)
         self.pool: Callable[..., Tensor] = partial(roi_pool_levels, rule=rule)
         if method in SAMPLED:
             self.pool = sampled(method, rule, sampling_ratio=sampling_ratio, aligned=conventions.roi_align_aligned)
@@ -67,9 +68,12 @@ class RoIPooler(nn.Module):
         self.roi = RoISpec(channels, (size, size), len(picked) if levels == "all" else 1)
 
     def forward(self, features: dict[str, Tensor], boxes: list[Tensor]) -> Tensor:
+        rois = to_rois(boxes)
+        if self.extent:
+            rois[:, 3:] -= self.extent  # to their last pixels, whose coordinates those libraries pool between
         return self.pool(
             [features[name] for name in self.strides],
-            to_rois(boxes),
+            rois,
             scales=[1 / stride for stride in self.strides.values()],
             output_size=self.roi.size,
         )
@@ -113,6 +117,7 @@ def roi_pool_levels(
         canonical_size=rule.canonical_size,
         epsilon=rule.epsilon,
         finest=math.floor(-math.log2(max(scales))),
+        extent=rule.extent,
     )
     rows = [(level == k).nonzero()[:, 0] for k in range(len(features))]
     parts = [pool(f, rois[row], scale=s) for f, row, s in zip(features, rows, scales, strict=True)]

@@ -148,10 +148,10 @@ class RPN(nn.Module):
             top, index = level_logits.topk(min(pre_nms, level_logits.shape[1]), dim=1)
             chosen = level_deltas.gather(1, index[..., None].expand(-1, -1, 4))
             best_logits.append(top)
-            boxes.append(self.coder.decode(chosen, level_anchors[index]))
+            boxes.append(self.coder.decode(chosen, level_anchors[index], symmetric=self.conventions.symmetric_clip))
             levels.append(torch.full_like(index[0], level))
         all_logits, all_boxes, all_levels = torch.cat(best_logits, 1), torch.cat(boxes, 1), torch.cat(levels)
-        all_boxes = clip_batch(all_boxes, images.sizes)
+        all_boxes = clip_batch(all_boxes, images.sizes, kept=float(self.conventions.inclusive_boxes))
         with torch.no_grad():
             sides = all_boxes[..., 2:] - all_boxes[..., :2]
             large = (sides > self.conventions.min_proposal_size).all(dim=2) & all_logits.isfinite()

@@ -17,17 +17,24 @@ def area(boxes: Tensor) -> Tensor:
     return (x2 - x1).clamp(min=0) * (y2 - y1).clamp(min=0)
 
 
-def clip_boxes(boxes: Tensor, size: tuple[int, int]) -> Tensor:
-    """Boxes (..., 4) cut at the border of a frame of `size` (height, width); one that lies outside loses its area."""
+def clip_boxes(boxes: Tensor, size: tuple[int, int], *, kept: float = 0.0) -> Tensor:
+    """Boxes (..., 4) cut at the border of a frame of `size` (height, width).
+
+    Args:
+        kept: x1 and y1 stay so far inside the right and lower border, and x2 and y2 inside the others: what a box that
+            lies outside keeps of its width. 0: it loses its area.
+    """
     height, width = size
     x1, y1, x2, y2 = boxes.unbind(-1)
-    return torch.stack((x1.clamp(0, width), y1.clamp(0, height), x2.clamp(0, width), y2.clamp(0, height)), dim=-1)
+    low = (x1.clamp(0, width - kept), y1.clamp(0, height - kept))
+    return torch.stack((*low, x2.clamp(kept, width), y2.clamp(kept, height)), dim=-1)
 
 
-def clip_batch(boxes: Tensor, sizes: Sequence[tuple[int, int]]) -> Tensor:
+def clip_batch(boxes: Tensor, sizes: Sequence[tuple[int, int]], *, kept: float = 0.0) -> Tensor:
     """`clip_boxes` of boxes (N, P, 4), those of each image by its own one of N sizes."""
-    limits = torch.tensor([(w, h, w, h) for h, w in sizes], dtype=boxes.dtype).reshape(-1, 1, 4)
-    return boxes.clamp(min=0).clamp(max=limits.to(boxes.device, non_blocking=True))
+    limits = torch.tensor([(w - kept, h - kept, w, h) for h, w in sizes], dtype=boxes.dtype).reshape(-1, 1, 4)
+    boxes = boxes.clamp(min=boxes.new_tensor([0, 0, kept, kept]) if kept else 0)
+    return boxes.clamp(max=limits.to(boxes.device, non_blocking=True))
 
 
 def _intersection(a: Tensor, b: Tensor) -> Tensor:
@@ -84,7 +91,12 @@ def encode_boxes(boxes: Tensor, reference: Tensor, weights: tuple[float, float, 
 
 
 def decode_boxes(
-    deltas: Tensor, reference: Tensor, weights: tuple[float, float, float, float], clip: float = MAX_LOG_SCALE
+    deltas: Tensor,
+    reference: Tensor,
+    weights: tuple[float, float, float, float],
+    clip: float = MAX_LOG_SCALE,
+    *,
+    symmetric: bool = False,
 ) -> Tensor:
     """The boxes that deltas stand for; undoes `encode_boxes`.
 
@@ -93,6 +105,7 @@ def decode_boxes(
         reference: (..., 4), broadcast against `deltas`: (R, 1, 4) for class-wise deltas (R, K, 4).
         weights: as in `encode_boxes`.
         clip: the largest log-scale of width and height, against overflow from an untrained network.
+        symmetric: -clip is the smallest one.
 
     Returns:
         (..., 4), float32 (float64 for float64 deltas); not clipped to any frame.
@@ -100,7 +113,8 @@ def decode_boxes(
     dx, dy, dw, dh = (d / w for d, w in zip(_full_precision(deltas).unbind(-1), weights, strict=True))
     rx, ry, rw, rh = _centre_and_size(_full_precision(reference))
     x, y = rx + dx * rw, ry + dy * rh
-    half_w, half_h = rw * dw.clamp(max=clip).exp() / 2, rh * dh.clamp(max=clip).exp() / 2
+    least = -clip if symmetric else None
+    half_w, half_h = rw * dw.clamp(least, clip).exp() / 2, rh * dh.clamp(least, clip).exp() / 2
     return torch.stack((x - half_w, y - half_h, x + half_w, y + half_h), dim=-1)
 
 

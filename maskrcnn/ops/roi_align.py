@@ -29,6 +29,7 @@ class LevelRule:
     canonical_level: int = 4  # k0
     canonical_size: float = 224.0  # ImageNet's
     epsilon: float = 1e-8
+    extent: float = 0.0  # added to w and h: 1 for boxes whose x2 and y2 are their last pixels
 
 
 def roi_align(
@@ -143,7 +144,8 @@ def _roi_align(
     level_rule = None
     if rule is not None:
         finest = math.floor(-math.log2(max(scales)))
-        level_rule = [float(rule.canonical_level), float(rule.canonical_size), float(rule.epsilon), float(finest)]
+        numbers = (rule.canonical_level, rule.canonical_size, rule.epsilon, finest, rule.extent)
+        level_rule = [float(number) for number in numbers]
     if rois.device.type not in DEVICES:
         return reference.roi_align(
             features, rois, scales, output_size, sampling_ratio, aligned, round_boxes, maximum, level_rule

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from maskrcnn.data.transforms import (
     RandomHorizontalFlip,
@@ -128,6 +129,32 @@ def test_resized_size(size, shorter, limit, expected):
     assert resized_size(size, shorter, limit) == expected
 
 
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [
+        ((480, 640), (800, 1066)),  # 1066.67
+        ((640, 480), (1066, 800)),
+        ((428, 640), (800, 1196)),  # 1196.26
+        ((300, 899), (445, 1333)),  # 444.83, and 445 * 899 / 300 = 1333.52
+        ((300, 900), (444, 1332)),  # 444.33, and 444 * 3: not up to the limit
+        ((500, 500), (800, 800)),
+        ((1, 3000), (1, 3000)),  # 0.44 of a pixel would be nothing
+    ],
+)
+def test_the_longer_side_rounded_down(size, expected):
+    """maskrcnn-benchmark's rule by hand: the shorter side to the nearest pixel, the longer one from it."""
+    assert resized_size(size, 800, 1333, "longer_down") == expected
+
+
+def test_both_sides_rounded_down_as_torchvision_does():
+    rng = np.random.default_rng(0)
+    sizes = [(427, 640), (480, 640), (375, 500), (333, 500), *map(tuple, rng.integers(20, 700, (40, 2)).tolist())]
+    peer = GeneralizedRCNNTransform(40, 67, [0.5] * 3, [0.5] * 3)
+    theirs = [tuple(peer.resize(torch.zeros(3, *size), None)[0].shape[1:]) for size in sizes]
+    assert [resized_size(size, 40, 67, "down") for size in sizes] == theirs
+    assert [resized_size(size, 40, 67) for size in sizes] != theirs
+
+
 def test_choice_takes_each_of_the_sizes():
     transform, rng = ResizeShortestEdge((10, 15, 25), 100), np.random.default_rng(0)
     assert {transform(a_sample(), rng).size[0] for _ in range(60)} == {10, 15, 25}
@@ -155,6 +182,7 @@ def test_flip_probability():
         (lambda: ResizeShortestEdge((10,), 100, "random"), "'random'; choose from choice, range"),
         (lambda: ResizeShortestEdge((10, 20, 30), 100, "range"), "smallest and the largest"),
         (lambda: ResizeShortestEdge((20, 10), 100, "range"), "smallest and the largest"),
+        (lambda: ResizeShortestEdge((10,), 100, rounding="up"), "'up'; choose from half_up, down, longer_down"),
         (lambda: ResizeShortestEdge((800,), 600), "limit 600 of the longer side is below the shorter side 800"),
         (lambda: RandomHorizontalFlip(1.5), "1.5 is not between 0 and 1"),
     ],

@@ -168,7 +168,6 @@ class Told(RoIHeads):
         super().__init__(
             num_classes,
             10,
-            0.0,
             matcher=Matcher(positive=0.5, negative=0.5),
             sampler=Sampler(batch_size_per_image=1, positive_fraction=0.5),
             score_thresh_test=0.05,

@@ -8,7 +8,7 @@ CPU = torch.device("cpu")
 
 
 def test_cell_anchors_have_the_area_and_the_ratio():
-    anchors = AnchorGrid(sizes=((32, 64),), ratios=(0.5, 1.0, 2.0)).cell_anchors(0, OURS)
+    anchors = AnchorGrid(sizes=((32, 64),), ratios=(0.5, 1.0, 2.0)).cell_anchors(0, 16, OURS)
     width, height = (anchors[:, 2:] - anchors[:, :2]).unbind(1)
     torch.testing.assert_close(width * height, torch.tensor([1024.0] * 3 + [4096.0] * 3))
     torch.testing.assert_close(height / width, torch.tensor([0.5, 1.0, 2.0] * 2))
@@ -30,7 +30,7 @@ def test_rounded_anchors_equal_torchvisions():
     theirs = AnchorGenerator(((32,), (64,)), ((0.5, 1.0, 2.0),) * 2).cell_anchors
     ours = AnchorGrid(sizes=((32,), (64,)))
     for level, anchors in enumerate(theirs):
-        assert torch.equal(ours.cell_anchors(level, TORCHVISION), anchors)
+        assert torch.equal(ours.cell_anchors(level, 4, TORCHVISION), anchors)
 
 
 def test_levels_with_different_counts_are_refused():

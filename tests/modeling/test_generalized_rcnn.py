@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch._dynamo.testing import CompileCounterWithBackend
 
+from maskrcnn.conventions import MASKRCNN_BENCHMARK, MMDET
 from maskrcnn.modeling import Model, build_model
 from maskrcnn.modeling.anchors import AnchorGrid
 from maskrcnn.modeling.backbones import FPN, ResNet
@@ -12,7 +13,7 @@ from maskrcnn.modeling.poolers import RoIPooler
 from maskrcnn.modeling.roi_heads import FCNMaskHead, StandardRoIHeads, TwoFCBoxHead
 from maskrcnn.modeling.rpn import RPN
 from maskrcnn.modeling.sync_batch_norm import SyncBatchNorm2d
-from maskrcnn.structures import Instances, Sample
+from maskrcnn.structures import Detections, Instances, Sample
 from maskrcnn.structures.masks import BitmapMasks
 
 
@@ -55,6 +56,26 @@ def test_every_parameter_gets_a_finite_gradient(model, objects):
     sum(losses.values()).backward()
     missing = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
     assert not missing
+
+
+def test_inclusive_boxes_are_resized_by_their_last_pixels(model):
+    """A box of the pixels 10..29, 20..59 in an image that was enlarged twice: 5..14.5, 10..29.5 in the file."""
+    found = Detections(torch.tensor([[10.0, 20, 30, 60]]), torch.ones(1), torch.zeros(1).long(), (100, 200))
+    assert model.in_file(found, (50, 100)).boxes.tolist() == [[5, 10, 15, 30]]
+    model.conventions = MASKRCNN_BENCHMARK
+    in_file = model.in_file(found, (50, 100))
+    assert in_file.boxes.tolist() == [[5, 10, 15.5, 30.5]] and in_file.size == (50, 100)
+    assert len(model.in_file(found[torch.zeros(0).long()], (50, 100))) == 0
+
+
+def test_images_are_padded_as_the_library_did(model):
+    c4 = ResNet(depth=18, out_features=["res4"])
+    parts = (c4, None, model.proposals, model.roi_heads)
+    assert GeneralizedRCNN(*parts).divisibility == 1
+    assert GeneralizedRCNN(*parts, conventions=MASKRCNN_BENCHMARK).divisibility == 1
+    padded = GeneralizedRCNN(*parts, conventions=MMDET)
+    assert padded.image_batch([make_sample(33, 64, 0)]).tensor.shape == (1, 3, 64, 64)
+    assert model.divisibility == 32  # its FPN's
 
 
 def test_a_few_steps_lower_the_loss(model):

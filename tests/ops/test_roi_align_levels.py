@@ -1,3 +1,4 @@
+import dataclasses
 import functools
 import math
 
@@ -49,7 +50,13 @@ def test_each_box_reads_its_level(implementation, aggregation):
 
 
 @pytest.mark.parametrize(
-    "rule", [LevelRule(), LevelRule(epsilon=1e-6), LevelRule(canonical_level=5, canonical_size=100)]
+    "rule",
+    [
+        LevelRule(),
+        LevelRule(epsilon=1e-6),
+        LevelRule(canonical_level=5, canonical_size=100),
+        LevelRule(epsilon=1e-6, extent=1.0),
+    ],
 )
 def test_levels_are_assigned_as_the_equation_says(implementation, rule):
     """Maps that hold their own number tell which one a box read. Sides at and beside boundaries, and random ones."""
@@ -62,8 +69,7 @@ def test_levels_are_assigned_as_the_equation_says(implementation, rule):
     corner = (size / 128).floor() * -64  # so that the centre, which is read, lies on the map, and the sides stay exact
     rois = torch.cat([torch.zeros(len(size), 1), corner, corner + size], dim=1)
     pooled = roi_align_levels(maps, rois, scales=SCALES, output_size=(1, 1), sampling_ratio=1, rule=rule)
-    numbers = {"canonical_level": rule.canonical_level, "canonical_size": rule.canonical_size, "epsilon": rule.epsilon}
-    expected = reference.assign_levels(rois[:, 1:], 4, **numbers, finest=2)
+    expected = reference.assign_levels(rois[:, 1:], 4, **dataclasses.asdict(rule), finest=2)
     assert pooled.flatten().round().tolist() == expected.tolist()
     assert set(expected.tolist()) == {0, 1, 2, 3}
 
@@ -74,8 +80,17 @@ def test_the_reference_assigns_levels_by_the_equation():
     boxes = torch.cat(
         [boxes, torch.tensor([[5.0, 5, 5, 5], [9, 9, 3, 3], [-1e6, -1e6, 1e6, 1e6], [0, 0, math.nan, 1]])]
     )
-    levels = reference.assign_levels(boxes, 4, canonical_level=4, canonical_size=224, epsilon=1e-8, finest=2)
+    levels = reference.assign_levels(boxes, 4, canonical_level=4, canonical_size=224, epsilon=1e-8, finest=2, extent=0)
     assert levels.tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 0, 0, 3, 0]
+
+
+def test_the_extent_is_added_to_both_sides():
+    last = torch.tensor([110.0, 111, 222, 223, 0, -1, -9])
+    boxes = torch.stack([torch.zeros(7), torch.zeros(7), last, last], dim=1)
+    levels = reference.assign_levels(
+        boxes, 4, canonical_level=4, canonical_size=224, epsilon=1e-6, finest=2, extent=1.0
+    )
+    assert levels.tolist() == [0, 1, 1, 2, 0, 0, 0]
 
 
 def test_agrees_with_torchvision(implementation):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
 from torch import Tensor
@@ -22,7 +23,7 @@ def rename(state: Mapping[str, Tensor], table: Table, prefix: str, layout: str) 
         layout: what this looks like, and what is known of it; for the message.
 
     Raises:
-        ImportFailed: a tensor that no pattern matches; lists them.
+        ImportFailed: a tensor that no pattern matches; lists them, and the parts that were recognised.
     """
     renamed, left = {}, []
     for name, tensor in state.items():
@@ -36,8 +37,26 @@ def rename(state: Mapping[str, Tensor], table: Table, prefix: str, layout: str) 
             left.append(name)
     if left:
         some = ", ".join(left[:LISTED]) + (", ..." if len(left) > LISTED else "")
-        raise ImportFailed(f"{len(left)} tensors have no place here: {some}. This looks like {layout}")
+        counts = Counter(".".join(name.split(".")[: 2 if name.startswith("roi_heads.") else 1]) for name in renamed)
+        parts = ", ".join(f"{part} ({count} tensors)" for part, count in counts.items()) or "nothing else"
+        raise ImportFailed(
+            f"{len(left)} tensors have no place here: {some}. Recognised were {parts}. This looks like {layout}"
+        )
     return renamed
+
+
+def refuse(state: Mapping[str, Tensor], systems: Sequence[tuple[str, str]], layout: str) -> None:
+    """Say which system's tensors these are, if there is none like it here.
+
+    Args:
+        systems: (pattern of a whole name, which part of which system has it).
+
+    Raises:
+        ImportFailed: a name matches.
+    """
+    for pattern, part in systems:
+        if names := [name for name in state if re.fullmatch(pattern, name)]:
+            raise ImportFailed(f"{part} ({names[0]}, ...) has no place here. This looks like {layout}")
 
 
 def head_conv(head: str, index: int, kind: str) -> str:
@@ -58,6 +77,6 @@ def background_last(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
             raise ImportFailed(f"this looks like a detector, but it has no box predictor ({kind})")
         tensors[logits] = tensors[logits].roll(-1, dims=0)
         tensors[deltas] = tensors[deltas][4:]
-        if masks in tensors:
+        if masks in tensors and len(tensors[masks]) > 1:  # one mask is for all classes
             tensors[masks] = tensors[masks][1:]
     return tensors

@@ -55,7 +55,7 @@ def recognises(state: Mapping[str, Tensor]) -> bool:
     return "layer1.0.conv1.weight" in state or "backbone.body.layer1.0.conv1.weight" in state
 
 
-def convert(state: Mapping[str, Tensor]) -> Weights:
+def convert(state: Mapping[str, Tensor], content: Mapping[str, Any]) -> Weights:
     """A torchvision state dict -> our names, background last.
 
     Raises:
@@ -88,7 +88,12 @@ def convert(state: Mapping[str, Tensor]) -> Weights:
         source="torchvision detector",
         class_names=names,
         category_ids=tuple(range(1, rows)),
-        needs={**needs(body), "MODEL.NUM_CLASSES": rows - 1, "MODEL.CONVENTIONS": "torchvision"},
+        needs={
+            **needs(body),
+            "MODEL.NUM_CLASSES": rows - 1,
+            "MODEL.CONVENTIONS": "torchvision",
+            "INPUT.SIZE_ROUNDING": "down",
+        },
     )
 
 

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from maskrcnn.conventions import OURS, Conventions
 from maskrcnn.modeling.layers import PerLevel, RoISpec, init_normal, init_xavier
 from maskrcnn.modeling.matching import BoxCoder
 from maskrcnn.modeling.roi_heads.roi_heads import split_rows
@@ -58,14 +59,17 @@ class BoxHead(nn.Module):
             "loss_box": F.smooth_l1_loss(predicted, goal, beta=self.smooth_l1_beta, reduction="sum") / count,
         }
 
-    def score(self, output: tuple[Tensor, Tensor], proposals: list[Proposals]) -> list[Candidates]:
+    def score(
+        self, output: tuple[Tensor, Tensor], proposals: list[Proposals], conventions: Conventions = OURS
+    ) -> list[Candidates]:
         """Probabilities of the K classes, and a box for each, cut to the image."""
         logits, deltas = output
         scores = split_rows(logits.softmax(dim=1)[:, :-1], proposals)
         reference = torch.cat([p.boxes for p in proposals])
-        boxes = split_rows(self.coder.decode(deltas, reference[:, None].expand_as(deltas)), proposals)
+        decoded = self.coder.decode(deltas, reference[:, None].expand_as(deltas), symmetric=conventions.symmetric_clip)
+        boxes, kept = split_rows(decoded, proposals), float(conventions.inclusive_boxes)
         return [
-            Candidates(boxes=clip_boxes(b, p.size), scores=s, size=p.size)
+            Candidates(boxes=clip_boxes(b, p.size, kept=kept), scores=s, size=p.size)
             for b, s, p in zip(boxes, scores, proposals, strict=True)
         ]
 

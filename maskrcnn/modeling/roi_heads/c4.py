@@ -9,7 +9,7 @@ from typing import Any, Protocol, Self
 import torch
 from torch import Tensor, nn
 
-from maskrcnn.conventions import Conventions
+from maskrcnn.conventions import OURS, Conventions
 from maskrcnn.modeling.layers import FeatureSpec, RoISpec
 from maskrcnn.modeling.matching import Matcher, Sampler
 from maskrcnn.modeling.poolers import RoIPooler
@@ -61,7 +61,7 @@ class C4RoIHeads(RoIHeads):
         self,
         num_classes: int,
         detections_per_image: int = 100,
-        min_size: float = 0.0,
+        conventions: Conventions = OURS,
         *,
         pooler: RoIPooler,
         roi_stage: RoIStage,
@@ -75,7 +75,7 @@ class C4RoIHeads(RoIHeads):
         super().__init__(
             num_classes,
             detections_per_image,
-            min_size,
+            conventions,
             matcher=matcher,
             sampler=sampler,
             score_thresh_test=score_thresh_test,
@@ -107,7 +107,7 @@ class C4RoIHeads(RoIHeads):
             "mask_head": MASK_HEADS.build(cfg["MASK_HEAD"], stage.roi, num_classes),
         }
         options = {**kwargs_of(cls, cfg), **parts}
-        return cls(num_classes, detections_per_image, conventions.min_detection_size, **options)
+        return cls(num_classes, detections_per_image, conventions, **options)
 
     @property
     def heads(self) -> list[nn.Module]:
@@ -126,7 +126,8 @@ class C4RoIHeads(RoIHeads):
         return losses
 
     def score(self, features: dict[str, Tensor], proposals: list[Proposals]) -> list[Candidates]:
-        return self.box_head.score(self.box_head(self.roi_features(features, proposals)), proposals)
+        output = self.box_head(self.roi_features(features, proposals))
+        return self.box_head.score(output, proposals, self.conventions)
 
     def on_boxes(self, features: dict[str, Tensor], detections: list[Detections]) -> dict[str, Tensor]:
         if self.mask_head is None:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from maskrcnn.conventions import Conventions
 from maskrcnn.modeling.matching import POSITIVE, Matcher, Sampler
 from maskrcnn.ops.boxes import pairwise_iou
 from maskrcnn.ops.nms import batched_nms
@@ -18,17 +19,17 @@ class RoIHeads(nn.Module):
 
     Args:
         detections_per_image: at most so many are kept.
+        conventions: how boxes are read, cut to the image, and how small they may be.
         matcher, sampler: how proposals become RoI samples (`sample`).
         score_thresh_test: candidates need a score above it.
         nms_thresh_test: of two candidates of a class with more overlap the worse one goes.
-        min_size: candidates with a side not above it (pixels) go (`Conventions.min_detection_size`).
     """
 
     def __init__(
         self,
         num_classes: int,
         detections_per_image: int,
-        min_size: float,
+        conventions: Conventions,
         *,
         matcher: Matcher,
         sampler: Sampler,
@@ -36,7 +37,7 @@ class RoIHeads(nn.Module):
         nms_thresh_test: float,
     ) -> None:
         super().__init__()
-        self.num_classes, self.detections_per_image, self.min_size = num_classes, detections_per_image, min_size
+        self.num_classes, self.detections_per_image, self.conventions = num_classes, detections_per_image, conventions
         self.matcher, self.sampler = matcher, sampler
         self.score_thresh_test, self.nms_thresh_test = score_thresh_test, nms_thresh_test
 
@@ -79,7 +80,7 @@ class RoIHeads(nn.Module):
         scores, image = scores[row, label], owner[row]
         per_class = boxes.shape[1] > 1
         boxes = boxes[row, label if per_class else 0]
-        large = ((boxes[:, 2:] - boxes[:, :2]) > self.min_size).all(dim=1)
+        large = ((boxes[:, 2:] - boxes[:, :2]) > self.conventions.min_detection_size).all(dim=1)
         boxes, scores, label, image = boxes[large], scores[large], label[large], image[large]
         kept = batched_nms(boxes, scores, image * self.num_classes + label, self.nms_thresh_test)
         kept = kept[image[kept].argsort(stable=True)]  # image by image, within it by score

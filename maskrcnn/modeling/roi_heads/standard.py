@@ -42,7 +42,7 @@ class StandardRoIHeads(RoIHeads):
         self,
         num_classes: int,
         detections_per_image: int = 100,
-        min_size: float = 0.0,
+        conventions: Conventions = OURS,
         *,
         box_pooler: RoIPooler,
         box_head: BoxHead,
@@ -58,7 +58,7 @@ class StandardRoIHeads(RoIHeads):
         super().__init__(
             num_classes,
             detections_per_image,
-            min_size,
+            conventions,
             matcher=matcher,
             sampler=sampler,
             score_thresh_test=score_thresh_test,
@@ -90,7 +90,7 @@ class StandardRoIHeads(RoIHeads):
             keypoint_head = KEYPOINT_HEADS.build(cfg["KEYPOINT_HEAD"], keypoint_pooler.roi, num_classes)
             parts |= {"keypoint_pooler": keypoint_pooler, "keypoint_head": keypoint_head}
         options = {**kwargs_of(cls, cfg), **parts}
-        return cls(num_classes, detections_per_image, conventions.min_detection_size, **options)
+        return cls(num_classes, detections_per_image, conventions, **options)
 
     @property
     def heads(self) -> list[nn.Module]:
@@ -110,7 +110,7 @@ class StandardRoIHeads(RoIHeads):
         return losses
 
     def score(self, features: dict[str, Tensor], proposals: list[Proposals]) -> list[Candidates]:
-        return self.box_head.score(self.box_output(features, proposals), proposals)
+        return self.box_head.score(self.box_output(features, proposals), proposals, self.conventions)
 
     def on_boxes(self, features: dict[str, Tensor], detections: list[Detections]) -> dict[str, Tensor]:
         outputs = {}

@@ -10,20 +10,29 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from maskrcnn.ops.boxes import area
 from maskrcnn.ops.reference.rois import check_image_index, finite_boxes, in_layout_of, round_half_away
 
 TAPS_PER_CHUNK = 1 << 22  # of an index and a weight each: 50 MB
 
 
 def assign_levels(
-    boxes: Tensor, levels: int, *, canonical_level: float, canonical_size: float, epsilon: float, finest: float
+    boxes: Tensor,
+    levels: int,
+    *,
+    canonical_level: float,
+    canonical_size: float,
+    epsilon: float,
+    finest: float,
+    extent: float,
 ) -> Tensor:
     """FPN Eq. 1: k = floor(k0 + log2(sqrt(wh) / 224)), as an index into levels that begin with `finest`.
 
-    Boxes (R, 4) -> int64 (R,), 0..levels - 1; 0 for NaN. Without a rounding error on the boundaries, `epsilon` is 0.
+    Boxes (R, 4) -> int64 (R,), 0..levels - 1; 0 for NaN. Without a rounding error on the boundaries, `epsilon` is 0;
+    `extent` is added to w and h.
     """
-    relative = area(boxes).sqrt() / canonical_size
+    x1, y1, x2, y2 = boxes.unbind(-1)
+    area = (x2 - x1 + extent).clamp(min=0) * (y2 - y1 + extent).clamp(min=0)
+    relative = area.sqrt() / canonical_size
     k = (canonical_level + (relative + epsilon).log2()).floor()
     return (k - finest).nan_to_num().clamp(0, levels - 1).to(torch.int64)
 
@@ -41,8 +50,8 @@ def roi_align(
 ) -> Tensor:
     """RoIAlign (Mask R-CNN §3): each box from the level of the rule, or without one from all, level by level.
 
-    Arguments as `ops.roi_align` and its siblings name them; `level_rule` is (k0, canonical size, epsilon, finest level)
-    or None. Gives (R, C, h, w), or (L * R, C, h, w).
+    Arguments as `ops.roi_align` and its siblings name them; `level_rule` is (k0, canonical size, epsilon, finest level,
+    extent) or None. Gives (R, C, h, w), or (L * R, C, h, w).
 
     A bin is a weighted sum of feature vectors, which is what `embedding_bag` computes: the maps of all levels are the
     table, a bin (or for the maximum a sample) is a bag, and the weights are the bilinear ones.
@@ -51,9 +60,15 @@ def roi_align(
     count, (bins_h, bins_w) = rois.shape[0], output_size
     check_image_index(rois, images)
     if level_rule is not None:
-        k0, size, epsilon, finest = level_rule
+        k0, size, epsilon, finest, extent = level_rule
         level = assign_levels(
-            rois[:, 1:], len(features), canonical_level=k0, canonical_size=size, epsilon=epsilon, finest=finest
+            rois[:, 1:],
+            len(features),
+            canonical_level=k0,
+            canonical_size=size,
+            epsilon=epsilon,
+            finest=finest,
+            extent=extent,
         )
     else:
         level = torch.arange(len(features), device=rois.device).repeat_interleave(count)

@@ -1,6 +1,7 @@
 import torch
 from torchvision.ops import box_iou
 
+from maskrcnn.conventions import OURS
 from maskrcnn.modeling.matching import Matcher, Sampler
 from maskrcnn.modeling.roi_heads.roi_heads import RoIHeads
 from maskrcnn.structures import Candidates, Instances, Proposals
@@ -15,7 +16,7 @@ def make_heads(**options) -> RoIHeads:
         "score_thresh_test": 0.05,
         "nms_thresh_test": 0.5,
     }
-    return RoIHeads(3, 10, 0.0, **{**defaults, **options})
+    return RoIHeads(3, 10, OURS, **{**defaults, **options})
 
 
 def random_boxes(count: int) -> torch.Tensor:
