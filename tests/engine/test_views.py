@@ -17,6 +17,7 @@ from torch import Tensor
 
 from maskrcnn import Predictor
 from maskrcnn.config import ConfigError, load_config
+from maskrcnn.conventions import OURS
 from maskrcnn.engine import run
 from maskrcnn.engine.checks import RunError
 from maskrcnn.engine.views import MultiViewInference, View, vote
@@ -168,6 +169,7 @@ class Told(RoIHeads):
         super().__init__(
             num_classes,
             10,
+            OURS,
             matcher=Matcher(positive=0.5, negative=0.5),
             sampler=Sampler(batch_size_per_image=1, positive_fraction=0.5),
             score_thresh_test=0.05,
