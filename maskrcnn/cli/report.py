@@ -9,9 +9,9 @@ from pathlib import Path
 from yacs.config import CfgNode
 
 from maskrcnn.config import ConfigError, load_config
+from maskrcnn.engine.folder import config_file
 from maskrcnn.engine.inputs import read_test_sets
 from maskrcnn.engine.report.build import write_report
-from maskrcnn.engine.report.results import config_file
 
 
 def parser() -> argparse.ArgumentParser:

@@ -15,11 +15,11 @@ from maskrcnn.data import Dataset, build_test_loader
 from maskrcnn.data.loader import Mapper
 from maskrcnn.engine import checks
 from maskrcnn.engine.ema import WeightAverage
+from maskrcnn.engine.folder import results_folder
 from maskrcnn.engine.hooks.preemption import Interruptible, StopRequest
 from maskrcnn.engine.inputs import with_targets
 from maskrcnn.engine.pictures import beside_ground_truth
 from maskrcnn.engine.precision import Precision
-from maskrcnn.engine.report.results import results_folder
 from maskrcnn.engine.state import untouched_rng
 from maskrcnn.engine.validation import TOTAL_LOSS, validation_losses
 from maskrcnn.evaluation import Evaluator, evaluate

@@ -36,6 +36,7 @@ from maskrcnn.distributed import (
 from maskrcnn.engine import checks, logs
 from maskrcnn.engine.determinism import make_deterministic
 from maskrcnn.engine.evaluation import Evaluation
+from maskrcnn.engine.folder import CONFIG_FILE, INFERENCE
 from maskrcnn.engine.hooks import StopRequest
 from maskrcnn.engine.inference import prepare_inference
 from maskrcnn.engine.inputs import build_mappers, list_changes, read_test_sets
@@ -43,7 +44,7 @@ from maskrcnn.engine.parts import build_hooks, build_parts, parallel
 from maskrcnn.engine.precision import choose_precision
 from maskrcnn.engine.provenance import Invocation, record_start
 from maskrcnn.engine.report.build import report_on
-from maskrcnn.engine.report.results import CONFIG_FILE, INFERENCE, Evaluated
+from maskrcnn.engine.report.results import Evaluated
 from maskrcnn.engine.solver import build_schedule
 from maskrcnn.engine.state import check_resumable, load_weights
 from maskrcnn.engine.trainer import Trainer

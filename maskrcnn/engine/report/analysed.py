@@ -28,6 +28,8 @@ from maskrcnn.evaluation.analysis import (
 )
 from maskrcnn.evaluation.coco import distinct_names, ground_truth, objects_per_category
 
+KINDS = {"segm": "masks", "bbox": "boxes"}  # of detections, as the evaluator calls them; the first one is shown first
+
 T = TypeVar("T")
 
 

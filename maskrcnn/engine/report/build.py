@@ -14,7 +14,9 @@ import numpy as np
 from maskrcnn.atomic import WholeFile
 from maskrcnn.checkpoint import write_atomically
 from maskrcnn.data import Dataset
+from maskrcnn.engine.folder import CONFIG_FILE, INFERENCE, results_folder
 from maskrcnn.engine.report.analysed import (
+    KINDS,
     asked,
     examples_of,
     figures_of,
@@ -30,13 +32,10 @@ from maskrcnn.engine.report.history import read_history, thinned
 from maskrcnn.engine.report.page import render
 from maskrcnn.engine.report.pictures import Picture, encode, read_picture
 from maskrcnn.engine.report.results import (
-    CONFIG_FILE,
-    INFERENCE,
     Evaluated,
     ReportError,
     Results,
     read_figures,
-    results_folder,
 )
 from maskrcnn.engine.report.run_facts import describe_run
 from maskrcnn.engine.writers.json_lines import METRICS_FILE
@@ -127,7 +126,7 @@ def set_data(
     figures = figures_of(name, dataset, folder)
     assert figures is not None
     results = Results(dataset, folder)
-    kinds = [kind for kind in ("segm", "bbox") if kind in figures["kinds"]]
+    kinds = [kind for kind in KINDS if kind in figures["kinds"]]
     matches = match(results, kinds, stop)
     quality = quality_of(matches[kinds[0]])
     shown = groups(quality, objects_in(matches[kinds[0]]))

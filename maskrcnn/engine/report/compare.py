@@ -14,13 +14,14 @@ import numpy as np
 
 from maskrcnn.atomic import WholeFile
 from maskrcnn.data import Dataset
-from maskrcnn.engine.report.analysed import figures_of, judged, kind_data, known, match, quality_of
+from maskrcnn.engine.folder import INFERENCE, results_folder
+from maskrcnn.engine.report.analysed import KINDS, figures_of, judged, kind_data, known, match, quality_of
 from maskrcnn.engine.report.differences import config_differences, short_names, side_by_side, start_differences
 from maskrcnn.engine.report.examples import GROUP, changes
 from maskrcnn.engine.report.history import read_history, thinned
 from maskrcnn.engine.report.page import render
 from maskrcnn.engine.report.pictures import described, drawn_detections, drawn_objects, fitted, read_picture
-from maskrcnn.engine.report.results import INFERENCE, Evaluated, ReportError, Results, results_folder
+from maskrcnn.engine.report.results import Evaluated, ReportError, Results
 from maskrcnn.engine.report.run_facts import describe_run
 from maskrcnn.engine.writers.json_lines import METRICS_FILE
 from maskrcnn.evaluation.analysis import ERRORS, Matches
@@ -31,8 +32,8 @@ BUDGET = 6_000_000  # bytes of all images, as text; each is there once, its dete
 DETECTIONS = 12_000  # drawn in all pictures of all runs: a large mask takes 800 bytes, and the page stays below 15 MB
 SMALLEST = 3  # images of a group
 POINTS = 1000  # of a run's curves
+SAME_BOX = 0.01  # pixels: a mended file gives boxes in float32
 NO_EXAMPLES: dict[str, tuple[list[int], list[int]]] = {name: ([], []) for name in ERRORS}
-KINDS = {"segm": "masks", "bbox": "boxes"}
 
 logger = logging.getLogger(__name__)
 
@@ -167,16 +168,28 @@ def difference(first: Member, other: Member) -> str:
         return ""
     if not np.array_equal(np.sort(other.dataset.image_ids), np.sort(first.dataset.image_ids)):
         return f"its images are not those of {first.name}"
-    if objects_of(other.dataset) != objects_of(first.dataset):
+    if not same_objects(other.dataset, first.dataset):
         return f"its objects are not those of {first.name}"
     return ""
 
 
-def objects_of(dataset: Dataset) -> list[tuple[int, int]]:
-    """Image id and label of each annotation, image by image and in the order of the file, as rows are counted."""
+def same_objects(first: Dataset, other: Dataset) -> bool:
+    """Whether the annotations of each image are alike and in the same order, as rows are counted."""
+    tables = [objects_of(dataset) for dataset in (first, other)]
+    if len(tables[0]) != len(tables[1]):
+        return False
+    (names, boxes), (other_names, other_boxes) = ((table[:, :3], table[:, 3:]) for table in tables)
+    return bool((names == other_names).all() and np.allclose(boxes, other_boxes, rtol=0, atol=SAME_BOX))
+
+
+def objects_of(dataset: Dataset) -> np.ndarray:
+    """Image id, label, whether it is a crowd region, and box of each annotation, float64 (N, 7), image by image."""
     place = {category: label for label, category in enumerate(dataset.category_ids)}
-    rows = [(a["image_id"], place[a["category_id"]]) for a in ground_truth(dataset)["annotations"]]
-    return sorted(rows, key=lambda row: row[0])
+    rows = [
+        (a["image_id"], place[a["category_id"]], a["iscrowd"], *a["bbox"]) for a in ground_truth(dataset)["annotations"]
+    ]
+    table = np.array(rows, np.float64).reshape(-1, 7)
+    return table[np.argsort(table[:, 0], kind="stable")]
 
 
 def kinds_of(members: Sequence[Member]) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,8 +17,6 @@ from maskrcnn.data.records import ImageRecord
 from maskrcnn.evaluation.coco import FIGURES_FILE, RESULTS_FILE, ground_truth
 from maskrcnn.evaluation.results import write_json
 
-INFERENCE = "inference"  # the folder of results within a run's
-CONFIG_FILE = "config.yaml"
 EVALUATION_FILE = "evaluation.json"
 
 Rows = Sequence[Mapping[str, Any]]
@@ -70,21 +68,6 @@ def read_figures(folder: Path) -> dict[str, Any] | None:
     except (ValueError, AttributeError):
         pass
     raise ReportError(f"{path} is not what the evaluator writes; evaluate again with --eval-only")
-
-
-def config_file(folder: Path) -> Path:
-    """The config that a run's folder was last evaluated with; of one that never was, the config of its training.
-
-    `--eval-only` may have other test sets and values than the training. That in the folder itself is the training's: a
-    folder that has one counts as used and is not trained in.
-    """
-    evaluated = folder / INFERENCE / CONFIG_FILE
-    return evaluated if evaluated.exists() else folder / CONFIG_FILE
-
-
-def results_folder(inference: Path, name: str, names: Collection[str]) -> Path:
-    """Where the results of one of a run's test sets are: of several sets, each has its own folder."""
-    return inference / name if len(names) > 1 else inference
 
 
 class ResultsFile:

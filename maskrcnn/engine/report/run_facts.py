@@ -13,9 +13,10 @@ from typing import Any
 import yaml
 
 from maskrcnn.config import format_value, leaves
+from maskrcnn.engine.folder import CONFIG_FILE, INFERENCE, config_file
 from maskrcnn.engine.provenance import RUN_FILE, Record, Start, launcher, read_record
 from maskrcnn.engine.report.history import Curves
-from maskrcnn.engine.report.results import CONFIG_FILE, INFERENCE, Evaluated, config_file
+from maskrcnn.engine.report.results import Evaluated
 
 logger = logging.getLogger(__name__)
 

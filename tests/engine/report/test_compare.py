@@ -210,6 +210,19 @@ def drop_object(content):
     del content["annotations"][0]
 
 
+def move_object(content):
+    content["annotations"][3]["bbox"][0] += 1
+
+
+def make_crowd(content):
+    """Of one region an object and the other way round, so that their number stays."""
+    crowd = next(a for a in content["annotations"] if a["iscrowd"])
+    plain = next(a for a in content["annotations"] if not a["iscrowd"] and a["category_id"] == crowd["category_id"])
+    plain["iscrowd"], crowd["iscrowd"] = 1, 0
+    plain["segmentation"], crowd["segmentation"] = crowd["segmentation"], plain["segmentation"]
+    plain["bbox"], crowd["bbox"] = crowd["bbox"], plain["bbox"]
+
+
 def rename(content):
     content["categories"][0]["name"] = "lion"
 
@@ -219,6 +232,8 @@ def rename(content):
     [
         (drop_image, "its images are not those of run"),
         (drop_object, "its objects are not those of run"),
+        (move_object, "its objects are not those of run"),
+        (make_crowd, "its objects are not those of run"),
         (rename, "its classes are not those of run"),
     ],
 )

@@ -4,12 +4,12 @@ import json
 
 import pytest
 
+from maskrcnn.engine.folder import results_folder
 from maskrcnn.engine.report.results import (
     Evaluated,
     ReportError,
     ResultsFile,
     read_figures,
-    results_folder,
 )
 
 
