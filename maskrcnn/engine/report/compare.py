@@ -17,10 +17,10 @@ from maskrcnn.data import Dataset
 from maskrcnn.engine.folder import INFERENCE, results_folder
 from maskrcnn.engine.report.analysed import KINDS, figures_of, judged, kind_data, known, match, quality_of
 from maskrcnn.engine.report.differences import config_differences, short_names, side_by_side, start_differences
-from maskrcnn.engine.report.examples import GROUP, changes
+from maskrcnn.engine.report.examples import Cases, Groups, changes, fitting, left_off
 from maskrcnn.engine.report.history import read_history, thinned
 from maskrcnn.engine.report.page import render
-from maskrcnn.engine.report.pictures import described, drawn_detections, drawn_objects, fitted, read_picture
+from maskrcnn.engine.report.pictures import described, drawn_detections, drawn_objects, fitted, leave_off, read_picture
 from maskrcnn.engine.report.results import Evaluated, ReportError, Results
 from maskrcnn.engine.report.run_facts import describe_run
 from maskrcnn.engine.writers.json_lines import METRICS_FILE
@@ -28,12 +28,15 @@ from maskrcnn.evaluation.analysis import ERRORS, Matches
 from maskrcnn.evaluation.coco import ground_truth
 
 COMPARISON_FILE = "comparison.html"
-BUDGET = 6_000_000  # bytes of all images, as text; each is there once, its detections once for each run
-DETECTIONS = 12_000  # drawn in all pictures of all runs: a large mask takes 800 bytes, and the page stays below 15 MB
-SMALLEST = 3  # images of a group
+
+# With these the page stays below 15 MB.
+IMAGES = 6_000_000  # bytes of text; each image is there once, its detections once for each run
+DETECTIONS = 12_000  # drawn in all pictures of all runs
+MASKS = 5_000_000  # bytes of text
+
 POINTS = 1000  # of a run's curves
 SAME_BOX = 0.01  # pixels: a mended file gives boxes in float32
-NO_EXAMPLES: dict[str, tuple[list[int], list[int]]] = {name: ([], []) for name in ERRORS}
+NO_EXAMPLES: Cases = {name: ([], []) for name in ERRORS}
 
 logger = logging.getLogger(__name__)
 
@@ -114,10 +117,7 @@ def comparison_data(runs: Sequence[ComparedRun]) -> dict[str, Any]:
             for name, folder, (training, evaluations) in zip(names, folders, histories, strict=True)
         ],
         "not_compared": notes,
-        "sets": [
-            set_data(name, members, BUDGET // len(shared), DETECTIONS // len(shared))
-            for name, members in shared.items()
-        ],
+        "sets": [set_data(name, members, len(shared)) for name, members in shared.items()],
         "config": config_differences([run["config"] for run in told]),
         "starts": start_differences([run["run"] for run in told]),
         "timing": side_by_side([dict(run["run"]["timing"]) for run in told]),
@@ -207,22 +207,24 @@ def missing_kinds(members: Sequence[Member]) -> list[str]:
     ]
 
 
-def set_data(name: str, members: Sequence[Member], budget: int, most: int) -> dict[str, Any]:
+def set_data(name: str, members: Sequence[Member], share: int) -> dict[str, Any]:
     """One test set: figures of each run, and the same images with the detections of each.
 
     A run's results are read twice, first all of them to be matched, then those of the chosen images; so the text of
     one run at a time is in memory.
 
     Args:
-        budget: bytes of text of the images.
-        most: detections that are drawn.
+        share: how many sets there are, which have equal parts of the page.
     """
     kinds = kinds_of(members)
     matches = [match(Results(member.dataset, member.folder), kinds) for member in members]
     quality = np.stack([quality_of(found[kinds[0]]) for found in matches])
     detections = np.sum([np.diff(found[kinds[0]].detection_starts) for found in matches], axis=0)
-    groups = fitting_groups(quality, detections, most)
-    chosen = sorted({image for group in groups.values() for image in group})
+    groups, chosen, size = fitting_groups(quality, detections, DETECTIONS // share)
+    drawn = pictures(members, matches, quality, chosen, IMAGES // share)
+    sides = [picture["objects"] for picture in drawn]
+    sides += [run["detections"] for picture in drawn for run in picture["runs"]]
+    masks = leave_off(sides, MASKS // share)
     place = {image: i for i, image in enumerate(chosen)}
     first = members[0]
     return {
@@ -235,23 +237,27 @@ def set_data(name: str, members: Sequence[Member], budget: int, most: int) -> di
             kind: [kind_of(member, kind, found[kind]) for member, found in zip(members, matches, strict=True)]
             for kind in kinds
         },
-        "pictures": pictures(members, matches, quality, chosen, budget),
+        "pictures": drawn,
         "groups": [{"name": group, "pictures": [place[i] for i in images]} for group, images in groups.items()],
+        "left_off": left_off(size, *masks),
     }
 
 
-def fitting_groups(quality: np.ndarray, detections: np.ndarray, most: int) -> dict[str, list[int]]:
+def fitting_groups(quality: np.ndarray, detections: np.ndarray, most: int) -> tuple[Groups, list[int], int]:
     """Groups of images, as `changes` gives them: the largest in whose images there are no more detections than `most`.
 
     Args:
         quality: float (R, N). detections: int (N,), in each image, of all runs.
+
+    Returns:
+        the groups, all of their images, and the size of a group.
     """
-    for size in range(GROUP, SMALLEST - 1, -1):
+
+    def choose(size: int) -> tuple[Groups, list[int]]:
         groups = changes(quality, size)
-        chosen = {image for group in groups.values() for image in group}
-        if detections[sorted(chosen)].sum() <= most:
-            break
-    return groups
+        return groups, sorted({image for group in groups.values() for image in group})
+
+    return fitting(choose, detections, most)
 
 
 def kind_of(member: Member, kind: str, matches: Matches) -> dict[str, Any]:

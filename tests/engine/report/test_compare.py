@@ -15,6 +15,7 @@ from evaluated_run import evaluated_run, make_evaluated_run
 from maskrcnn import cli
 from maskrcnn.cli.compare import split
 from maskrcnn.data import read_coco
+from maskrcnn.engine.report import compare
 from maskrcnn.engine.report.build import report_data
 from maskrcnn.engine.report.compare import ComparedRun, comparison_data, fitting_groups, write_comparison
 from maskrcnn.engine.report.differences import short_names, start_differences
@@ -181,11 +182,25 @@ def test_groups_are_small_where_there_is_much_to_draw():
     def drawn(groups):
         return 20 * len({image for group in groups.values() for image in group})
 
-    fitting = fitting_groups(quality, detections, 420)
-    (size,) = {len(images) for images in fitting.values()}
+    fitting, images, size = fitting_groups(quality, detections, 420)
+    assert {len(group) for group in fitting.values()} == {size}
+    assert images == sorted({image for group in fitting.values() for image in group})
     assert 3 < size < 12 and drawn(fitting) <= 420 < drawn(changes(quality, size + 1))
-    assert fitting_groups(quality, detections, 10**6) == changes(quality, 12)
-    assert fitting_groups(quality, detections, 1) == changes(quality, 3)
+    assert fitting_groups(quality, detections, 10**6)[0] == changes(quality, 12)
+    assert fitting_groups(quality, detections, 1)[0] == changes(quality, 3)
+
+
+def test_masks_of_all_runs_have_one_budget(pair, monkeypatch):
+    monkeypatch.setattr(compare, "MASKS", 3000)
+    (found,) = comparison_data(pair.runs)["sets"]
+    sides = [picture["objects"] for picture in found["pictures"]]
+    sides += [run["detections"] for picture in found["pictures"] for run in picture["runs"]]
+    masks = [mask for side in sides for mask in side["mask"]]
+    assert 0 < sum(len(mask[-1]) for mask in masks if mask) < 3000
+    assert found["left_off"] == [
+        f"{masks.count(None):,} of {len(masks):,} masks are left off, the most intricate ones; "
+        "their boxes are drawn instead."
+    ]
 
 
 def with_fewer(run, folder, change):

@@ -9,15 +9,17 @@ import re
 import cv2
 import numpy as np
 import pytest
-from coco_sets import CATEGORIES, SIZE
-from evaluated_run import make_evaluated_run
+from coco_sets import CATEGORIES, SIZE, compressed
+from evaluated_run import evaluated_run, make_evaluated_run
 from pycocotools import mask as coco_mask
 
 from maskrcnn import cli
 from maskrcnn.data import read_coco
 from maskrcnn.engine.hooks import Reporting
+from maskrcnn.engine.report import build
 from maskrcnn.engine.report.analysed import match
 from maskrcnn.engine.report.build import report_data, report_on, write_report
+from maskrcnn.engine.report.examples import left_off
 from maskrcnn.engine.report.results import Evaluated, ReportError, Results
 from maskrcnn.evaluation.analysis import ERRORS, gains
 from maskrcnn.evaluation.coco import ground_truth, run_coco
@@ -221,6 +223,62 @@ def test_without_masks_there_are_boxes_alone(tmp_path):
     (found,) = report_data(run.folder, run.test_sets)["sets"]
     assert list(found["kinds"]) == ["bbox"]
     assert {mask for picture in found["pictures"] for mask in picture["detections"]["mask"]} == {None}
+
+
+def noisy_run(folder, *, images=8, detections=30):
+    """Each detection is noise in a place of its own: a mask of more text than anything that is an object."""
+    rng = np.random.default_rng(0)
+    run = make_evaluated_run(folder, images=images)
+    rows = [
+        {
+            "image_id": image,
+            "category_id": 3,
+            "bbox": [1.0, 2.0, 50.0, 40.0],
+            "score": round(float(rng.random()), 3),
+            "segmentation": compressed(rng.random(SIZE) < rng.uniform(0.02, 0.5)),
+        }
+        for image in run.dataset.image_ids.tolist()
+        for _ in range(detections)
+    ]
+    return evaluated_run(folder / "noisy", run.dataset, rows)
+
+
+def text_of_masks(of_set):
+    sides = [picture[side] for picture in of_set["pictures"] for side in ("objects", "detections")]
+    return sum(len(mask[-1]) for side in sides for mask in side["mask"] if mask), sum(
+        mask is None for side in sides for mask in side["mask"]
+    )
+
+
+def test_intricate_masks_are_left_off_until_the_page_is_small_enough(tmp_path, monkeypatch):
+    run = noisy_run(tmp_path)
+    (whole,) = report_data(run.folder, run.test_sets)["sets"]
+    all_text, without = text_of_masks(whole)
+    assert whole["left_off"] == [] and without == 0
+    rows = sum(len(picture[side]["label"]) for picture in whole["pictures"] for side in ("objects", "detections"))
+    monkeypatch.setattr(build, "DRAWN", 80 * rows + all_text // 2)
+    (found,) = report_data(run.folder, run.test_sets)["sets"]
+    text, without = text_of_masks(found)
+    assert all_text / 4 < text < all_text / 2 and 0 < without < rows / 2
+    assert found["left_off"] == [
+        f"{without:,} of {rows:,} masks are left off, the most intricate ones; their boxes are drawn instead."
+    ]
+    for picture, other in zip(found["pictures"], whole["pictures"], strict=True):
+        assert picture["detections"]["box"] == other["detections"]["box"]
+        assert all(picture["objects"]["mask"])  # rectangles
+
+
+def test_where_there_is_much_to_draw_groups_and_examples_are_fewer(tmp_path, monkeypatch):
+    run = make_evaluated_run(tmp_path, images=40)
+    (whole,) = report_data(run.folder, run.test_sets)["sets"]
+    monkeypatch.setattr(build, "ROWS", 1)
+    (found,) = report_data(run.folder, run.test_sets)["sets"]
+    assert [len(group["pictures"]) for group in whole["groups"]] == [12, 12, 12] and whole["left_off"] == []
+    assert [len(group["pictures"]) for group in found["groups"]] == [3, 3, 3]
+    examples = [entry["examples"] for kind in found["kinds"].values() for entry in kind["errors"]["types"]]
+    assert max(map(len, examples)) == 2
+    assert len(found["pictures"]) < len(whole["pictures"])
+    assert found["left_off"] == [left_off(3, 0, 0)[0]]
 
 
 def test_without_an_evaluation_there_are_curves_alone(tmp_path):
