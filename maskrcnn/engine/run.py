@@ -187,8 +187,8 @@ def test(cfg: CfgNode, *, weights: Sequence[str] = ()) -> dict[str, float]:
             _, mapper = build_mappers(cfg, model.task)
             evaluation = Evaluation(cfg, model, test_sets, mapper, folder / INFERENCE, precision)
         results = evaluation()
-        if is_main_process():
-            evaluated = Evaluated.now(", ".join(specs), evaluation.seconds)
+        if is_main_process() and cfg.TEST.EVALUATORS:  # of losses alone nothing would be in it, and the last one stays
+            evaluated = Evaluated.now(", ".join(specs), evaluation.seconds, evaluation.figures)
             report_on(folder, test_sets, evaluated, config=dump(cfg), page=cfg.TEST.REPORT)
         return results
 

@@ -33,15 +33,13 @@ KINDS = {"segm": "masks", "bbox": "boxes"}  # of detections, as the evaluator ca
 T = TypeVar("T")
 
 
-def figures_of(name: str, dataset: Dataset, folder: Path) -> dict[str, Any] | None:
-    """The evaluator's figures of a test set; None where it was not evaluated.
+def figures_of(name: str, dataset: Dataset, folder: Path) -> dict[str, Any]:
+    """The evaluator's figures of a test set.
 
     Raises:
         ReportError: they are of other data.
     """
     figures = read_figures(folder)
-    if figures is None:
-        return None
     if len(figures["classes"]) != len(dataset.class_names) or figures["images"] != len(dataset):
         raise ReportError(
             f"{folder} has results of {figures['images']} images and {len(figures['classes'])} classes, but the data "

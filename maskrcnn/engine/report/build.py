@@ -15,7 +15,7 @@ import numpy as np
 from maskrcnn.atomic import WholeFile
 from maskrcnn.checkpoint import write_atomically
 from maskrcnn.data import Dataset
-from maskrcnn.engine.folder import CONFIG_FILE, INFERENCE, results_folder
+from maskrcnn.engine.folder import CONFIG_FILE, INFERENCE
 from maskrcnn.engine.report.analysed import (
     KINDS,
     asked,
@@ -36,7 +36,7 @@ from maskrcnn.engine.report.results import (
     Evaluated,
     ReportError,
     Results,
-    read_figures,
+    evaluated_folder,
 )
 from maskrcnn.engine.report.run_facts import describe_run
 from maskrcnn.engine.writers.json_lines import METRICS_FILE
@@ -108,6 +108,7 @@ def report_data(
     inference = folder / INFERENCE
     evaluated = Evaluated.read(inference)
     training, evaluations = read_history(folder / METRICS_FILE)
+    folders = {name: found for name in test_sets if (found := evaluated_folder(inference, name, test_sets))}
     return {
         "format": 1,
         "title": folder.resolve().name,
@@ -116,9 +117,7 @@ def report_data(
         "training": thinned(training),
         "evaluations": evaluations,
         "sets": [
-            set_data(name, dataset, results_folder(inference, name, test_sets), evaluated, len(test_sets), stop)
-            for name, dataset in test_sets.items()
-            if read_figures(results_folder(inference, name, test_sets))
+            set_data(name, test_sets[name], results, evaluated, len(folders), stop) for name, results in folders.items()
         ],
     }
 
@@ -132,7 +131,6 @@ def set_data(
         share: how many sets there are, which have equal parts of the page.
     """
     figures = figures_of(name, dataset, folder)
-    assert figures is not None
     results = Results(dataset, folder)
     kinds = [kind for kind in KINDS if kind in figures["kinds"]]
     matches = match(results, kinds, stop)

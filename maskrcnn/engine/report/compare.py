@@ -14,14 +14,14 @@ import numpy as np
 
 from maskrcnn.atomic import WholeFile
 from maskrcnn.data import Dataset
-from maskrcnn.engine.folder import INFERENCE, results_folder
+from maskrcnn.engine.folder import INFERENCE
 from maskrcnn.engine.report.analysed import KINDS, figures_of, judged, kind_data, known, match, quality_of
 from maskrcnn.engine.report.differences import config_differences, short_names, side_by_side, start_differences
 from maskrcnn.engine.report.examples import Cases, Groups, changes, fitting, left_off
 from maskrcnn.engine.report.history import read_history, thinned
 from maskrcnn.engine.report.page import render
 from maskrcnn.engine.report.pictures import described, drawn_detections, drawn_objects, fitted, leave_off, read_picture
-from maskrcnn.engine.report.results import Evaluated, ReportError, Results
+from maskrcnn.engine.report.results import Evaluated, ReportError, Results, evaluated_folder
 from maskrcnn.engine.report.run_facts import describe_run
 from maskrcnn.engine.writers.json_lines import METRICS_FILE
 from maskrcnn.evaluation.analysis import ERRORS, Matches
@@ -150,13 +150,13 @@ def member_of(set_name: str, run: ComparedRun, index: int, name: str) -> tuple[M
     if set_name not in run.test_sets:
         return None, "it is not among its test sets"
     dataset = run.test_sets[set_name]
-    folder = results_folder(run.folder / INFERENCE, set_name, run.test_sets)
+    folder = evaluated_folder(run.folder / INFERENCE, set_name, run.test_sets)
+    if folder is None:
+        return None, "it has no results; evaluate it with --eval-only"
     try:
         figures = figures_of(set_name, dataset, folder)
     except ReportError as error:
         return None, str(error)
-    if figures is None:
-        return None, "it has no results; evaluate it with --eval-only"
     return Member(index, name, dataset, folder, figures), ""
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,6 +14,7 @@ import numpy as np
 
 from maskrcnn.data import Dataset
 from maskrcnn.data.records import ImageRecord
+from maskrcnn.engine.folder import results_folder
 from maskrcnn.evaluation.coco import FIGURES_FILE, RESULTS_FILE, ground_truth
 from maskrcnn.evaluation.results import write_json
 
@@ -28,15 +29,21 @@ class ReportError(ValueError):
 
 @dataclass(frozen=True)
 class Evaluated:
-    """What was evaluated, such as "iteration 699" or the path of its weights, when (ISO 8601), and how long it took."""
+    """What was evaluated, such as "iteration 699" or the path of its weights, when (ISO 8601), and how long it took.
+
+    Args:
+        figures: the folders within that of the results in which it has left figures, "." for that itself: others may
+            have some of earlier evaluations. None: unknown.
+    """
 
     what: str
     when: str
     seconds: float
+    figures: tuple[str, ...] | None = None
 
     @classmethod
-    def now(cls, what: str, seconds: float) -> Evaluated:
-        return cls(what, datetime.now(UTC).isoformat(timespec="seconds"), round(seconds, 1))
+    def now(cls, what: str, seconds: float, figures: tuple[str, ...] | None = None) -> Evaluated:
+        return cls(what, datetime.now(UTC).isoformat(timespec="seconds"), round(seconds, 1), figures)
 
     def write(self, folder: Path) -> None:
         write_json(folder / EVALUATION_FILE, vars(self))
@@ -47,25 +54,33 @@ class Evaluated:
         path = folder / EVALUATION_FILE
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-            return cls(str(content["what"]), str(content["when"]), float(content["seconds"]))
-        except (OSError, ValueError, KeyError, TypeError):
+            figures = content.get("figures")
+            known = None if figures is None else tuple(map(str, figures))
+            return cls(str(content["what"]), str(content["when"]), float(content["seconds"]), known)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
 
 
-def read_figures(folder: Path) -> dict[str, Any] | None:
-    """What the evaluator wrote to `coco_figures.json`; None where it has not.
+def evaluated_folder(inference: Path, name: str, names: Collection[str]) -> Path | None:
+    """Where the figures of one of a run's test sets are; None if the last evaluation has left none."""
+    folder, note = results_folder(inference, name, names), Evaluated.read(inference)
+    if note and note.figures is not None and folder.relative_to(inference).as_posix() not in note.figures:
+        return None
+    return folder if (folder / FIGURES_FILE).exists() else None
+
+
+def read_figures(folder: Path) -> dict[str, Any]:
+    """What the evaluator wrote to `coco_figures.json`.
 
     Raises:
         ReportError: the file is no JSON, or has none of the evaluator's fields.
     """
     path = folder / FIGURES_FILE
-    if not path.exists():
-        return None
     try:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         if content.keys() >= {"images", "classes", "objects", "kinds"}:
             return content
-    except (ValueError, AttributeError):
+    except (OSError, ValueError, AttributeError):
         pass
     raise ReportError(f"{path} is not what the evaluator writes; evaluate again with --eval-only")
 
