@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
@@ -12,7 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from maskrcnn.atomic import WholeFile
 from maskrcnn.checkpoint import write_atomically
 from maskrcnn.data import Dataset
 from maskrcnn.engine.folder import CONFIG_FILE, INFERENCE
@@ -37,6 +37,7 @@ from maskrcnn.engine.report.results import (
     ReportError,
     Results,
     evaluated_folder,
+    write_page,
 )
 from maskrcnn.engine.report.run_facts import describe_run
 from maskrcnn.engine.writers.json_lines import METRICS_FILE
@@ -75,7 +76,8 @@ def report_on(
         if page:
             write_report(folder, test_sets, stop=stop)
     except ReportError as error:
-        logger.warning("no report: %s", error)
+        later = f"; `maskrcnn report {shlex.quote(str(folder))}` makes it" if stop() else ""
+        logger.warning("no report: %s%s", error, later)
     except Exception as error:  # whatever it is, the evaluation is done, and a training goes on
         logger.warning("no report, by an error in making it: %s", error, exc_info=error)
 
@@ -88,14 +90,13 @@ def write_report(folder: Path, test_sets: Mapping[str, Dataset], *, stop: Callab
         stop: asked now and then whether to give up.
 
     Raises:
-        ReportError: a file is missing or not what this package writes; or it was asked to give up.
+        ReportError: a file is missing or not what this package writes; the page cannot be written; or it was asked to
+            give up.
         DatasetError: an image cannot be read.
     """
     start = time.perf_counter()
     path = folder / REPORT_FILE
-    text = render(report_data(folder, test_sets, stop=stop))
-    with WholeFile(path) as part:
-        part.write_text(text, encoding="utf-8")
+    write_page(render(report_data(folder, test_sets, stop=stop)), path)
     seconds = time.perf_counter() - start
     logger.info("report: %s (%.1f MB, made in %.1f s)", path, path.stat().st_size / 1e6, seconds)
     return path
@@ -115,7 +116,7 @@ def report_data(
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
         **describe_run(folder, training, evaluations),
         "training": thinned(training),
-        "evaluations": evaluations,
+        "evaluations": thinned(evaluations),
         "sets": [
             set_data(name, test_sets[name], results, evaluated, len(folders), stop) for name, results in folders.items()
         ],

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from maskrcnn.atomic import WholeFile
 from maskrcnn.data import Dataset
 from maskrcnn.engine.folder import INFERENCE
 from maskrcnn.engine.report.analysed import KINDS, figures_of, judged, kind_data, known, match, quality_of
@@ -21,7 +20,7 @@ from maskrcnn.engine.report.examples import Cases, Groups, changes, fitting, lef
 from maskrcnn.engine.report.history import read_history, thinned
 from maskrcnn.engine.report.page import render
 from maskrcnn.engine.report.pictures import described, drawn_detections, drawn_objects, fitted, leave_off, read_picture
-from maskrcnn.engine.report.results import Evaluated, ReportError, Results, evaluated_folder
+from maskrcnn.engine.report.results import Evaluated, ReportError, Results, evaluated_folder, write_page
 from maskrcnn.engine.report.run_facts import describe_run
 from maskrcnn.engine.writers.json_lines import METRICS_FILE
 from maskrcnn.evaluation.analysis import ERRORS, Matches
@@ -43,10 +42,11 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ComparedRun:
-    """The folder of a run, and the test sets of its config by name."""
+    """The folder of a run, and the test sets of its config by name; or why these cannot be read."""
 
     folder: Path
     test_sets: Mapping[str, Dataset]
+    without_data: str = ""
 
 
 @dataclass(frozen=True)
@@ -69,13 +69,12 @@ def write_comparison(runs: Sequence[ComparedRun], path: Path) -> None:
     """Write one page about several runs, from what is in their folders.
 
     Raises:
-        ReportError: fewer than two runs, one given twice, or a file is missing or not what this package writes.
+        ReportError: fewer than two runs, one given twice, a file is missing or not what this package writes, or the
+            page cannot be written.
         DatasetError: an image cannot be read.
     """
     start = time.perf_counter()
-    text = render(comparison_data(runs), script="compare")
-    with WholeFile(path) as part:
-        part.write_text(text, encoding="utf-8")
+    write_page(render(comparison_data(runs), script="compare"), path)
     seconds = time.perf_counter() - start
     logger.info("comparison: %s (%.1f MB, made in %.1f s)", path, path.stat().st_size / 1e6, seconds)
 
@@ -112,7 +111,7 @@ def comparison_data(runs: Sequence[ComparedRun]) -> dict[str, Any]:
                 "folder": str(folder.resolve()),
                 "evaluated": vars(evaluated) if (evaluated := Evaluated.read(folder / INFERENCE)) else None,
                 "training": thinned(training, most=POINTS),
-                "evaluations": evaluations,
+                "evaluations": thinned(evaluations, most=POINTS),
             }
             for name, folder, (training, evaluations) in zip(names, folders, histories, strict=True)
         ],
@@ -126,10 +125,14 @@ def comparison_data(runs: Sequence[ComparedRun]) -> dict[str, Any]:
 
 def compared_sets(runs: Sequence[ComparedRun], names: Sequence[str]) -> tuple[dict[str, list[Member]], list[str]]:
     """Who takes part in the comparison on which test set, at least two in each, and a line on each one who does not."""
-    shared, notes = {}, []
+    shared = {}
+    unread = [(name, run.without_data) for name, run in zip(names, runs, strict=True) if run.without_data]
+    notes = [f"{name}: its data cannot be read: {reason}" for name, reason in unread]
     for set_name in dict.fromkeys(name for run in runs for name in run.test_sets):
         members: list[Member] = []
         for i, run in enumerate(runs):
+            if run.without_data:
+                continue
             member, reason = member_of(set_name, run, i, names[i])
             if member and members:
                 reason = difference(members[0], member)

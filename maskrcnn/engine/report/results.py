@@ -12,9 +12,11 @@ from typing import Any
 
 import numpy as np
 
+from maskrcnn.atomic import WholeFile
 from maskrcnn.data import Dataset
 from maskrcnn.data.records import ImageRecord
 from maskrcnn.engine.folder import results_folder
+from maskrcnn.engine.provenance import without_secrets
 from maskrcnn.evaluation.coco import FIGURES_FILE, RESULTS_FILE, ground_truth
 from maskrcnn.evaluation.results import write_json
 
@@ -25,6 +27,15 @@ Rows = Sequence[Mapping[str, Any]]
 
 class ReportError(ValueError):
     """A report cannot be made of a folder: says which file is missing or does not fit, and what to do."""
+
+
+def write_page(text: str, path: Path) -> None:
+    """Raises ReportError when it cannot be written, as on a full disk."""
+    try:
+        with WholeFile(path) as part:
+            part.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ReportError(f"{path} cannot be written: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -43,7 +54,7 @@ class Evaluated:
 
     @classmethod
     def now(cls, what: str, seconds: float, figures: tuple[str, ...] | None = None) -> Evaluated:
-        return cls(what, datetime.now(UTC).isoformat(timespec="seconds"), round(seconds, 1), figures)
+        return cls(without_secrets(what), datetime.now(UTC).isoformat(timespec="seconds"), round(seconds, 1), figures)
 
     def write(self, folder: Path) -> None:
         write_json(folder / EVALUATION_FILE, vars(self))
@@ -56,7 +67,7 @@ class Evaluated:
             content = json.loads(path.read_text(encoding="utf-8"))
             figures = content.get("figures")
             known = None if figures is None else tuple(map(str, figures))
-            return cls(str(content["what"]), str(content["when"]), float(content["seconds"]), known)
+            return cls(without_secrets(str(content["what"])), str(content["when"]), float(content["seconds"]), known)
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
 

@@ -325,6 +325,18 @@ def test_the_command(pair, tmp_path, capsys, monkeypatch):
     assert embedded(tmp_path / "x.html")["sets"] == []  # the overrides are for all runs
 
 
+def test_a_run_whose_data_are_gone_takes_part_without_them(pair, tmp_path, capsys):
+    lost = make_evaluated_run(tmp_path, images=4)
+    lost.dataset.json_path.unlink()
+    page = tmp_path / "x.html"
+    folders = [str(lost.folder), str(pair.first.folder), str(pair.other.folder)]
+    assert cli.main(["compare", *folders, "--output", str(page)]) == 0
+    data = embedded(page)
+    (note,) = data["not_compared"]
+    assert re.match(r".*run: its data cannot be read: .*instances\.json", note)
+    assert data["sets"][0]["runs"] == [1, 2] and data["runs"][0]["training"]["iterations"] == [19]
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [

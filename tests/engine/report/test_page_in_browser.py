@@ -165,6 +165,59 @@ def test_tables_are_saved_as_csv(show):
     assert saved == [["category", "AP"], ['say "a, b"', "1.5"], ["dog", ""], ["'=1+2", ""], ["a\rb", "-0.5"]]
 
 
+def saved_names(page):
+    """The names of the files that the page's buttons for tables save."""
+    code = """
+        const names = [];
+        window.saveText = (name) => names.push(name);
+        document.querySelectorAll(".table > button").forEach((button) => button.click());
+        return names;
+    """
+    return page.js(code)
+
+
+def test_a_table_is_saved_under_the_name_of_its_test_set(show):
+    page = show(example_data(pictures=1, sets=2))
+    names = ["errors-segm", "categories-segm", "sizes"]
+    assert saved_names(page) == [f"set_0-{name}.csv" for name in names]
+    page.choose("set", "set_1")
+    assert saved_names(page) == [f"set_1-{name}.csv" for name in names]
+
+
+def test_what_is_left_off_is_said_above_the_pictures(show):
+    data = example_data(pictures=2, sets=2)
+    data["sets"][0]["left_off"], data["sets"][1]["left_off"] = ["Few pictures.", "9 masks are left off."], []
+    page = show(data)
+    assert page.text("#left-off") == "Few pictures. 9 masks are left off."
+    page.choose("set", "set_1")
+    assert not page.find("#left-off").is_displayed()
+
+
+def test_where_a_mask_is_left_off_its_box_is_drawn(show):
+    def page_of(take_away):
+        data = example_data(pictures=1, objects=2)
+        (picture,) = data["sets"][0]["pictures"]
+        for side in ("objects", "detections"):
+            for row in range(len(picture[side]["mask"])):
+                if take_away(row):
+                    picture[side]["mask"][row] = None
+        return show(data)
+
+    looks = [drawn(page_of(take_away), "#cards canvas") for take_away in (lambda _: False, lambda row: row == 0)]
+    code = """
+        const strokes = [];
+        const path = Path2D.prototype.rect;
+        Path2D.prototype.rect = function (...box) { strokes.push(box); return path.apply(this, box); };
+        const context = document.createElement("canvas").getContext("2d");
+        const look = {layers: {masks: true, boxes: false}, kind: "segm", classes: ["a"], colours: "outcome"};
+        const rows = {box: [[1, 2, 4, 8]], mask: [null], label: [0]};
+        drawInstance(context, rows, {row: 0, outcome: "right"}, look, 1);
+        drawInstance(context, rows, {row: 0, outcome: "right"}, {...look, layers: {masks: false, boxes: false}}, 1);
+        return strokes;
+    """
+    assert page_of(lambda row: row == 0).js(code) == [[1, 2, 3, 6]] and looks[0] != looks[1]
+
+
 def test_tables_sort(show):
     data = example_data(classes=[f"class {k}" for k in range(9)], pictures=12)
     page = show(data)
