@@ -25,7 +25,7 @@ def parser() -> argparse.ArgumentParser:
         usage="%(prog)s [-h] [--output FILE] RUN RUN ... [KEY VALUE ...]",
         description="Write one page about several runs: their figures with the differences to the first run, curves "
         "over each other, the same images side by side, and what differs in their configs. It needs the test images "
-        "of the first run, and no model.",
+        "of one of the runs, and no model.",
         epilog="example: maskrcnn compare output/baseline output/longer",
     )
     p.add_argument("--output", type=Path, default=Path(COMPARISON_FILE), metavar="FILE", help="default: %(default)s")

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from maskrcnn.data import Dataset
+from maskrcnn.data import Dataset, DatasetError
 from maskrcnn.engine.folder import INFERENCE
 from maskrcnn.engine.report.analysed import KINDS, figures_of, judged, kind_data, known, match, quality_of
 from maskrcnn.engine.report.differences import config_differences, short_names, side_by_side, start_differences
@@ -71,7 +71,6 @@ def write_comparison(runs: Sequence[ComparedRun], path: Path) -> None:
     Raises:
         ReportError: fewer than two runs, one given twice, a file is missing or not what this package writes, or the
             page cannot be written.
-        DatasetError: an image cannot be read.
     """
     start = time.perf_counter()
     write_page(render(comparison_data(runs), script="compare"), path)
@@ -224,7 +223,12 @@ def set_data(name: str, members: Sequence[Member], share: int) -> dict[str, Any]
     quality = np.stack([quality_of(found[kinds[0]]) for found in matches])
     detections = np.sum([np.diff(found[kinds[0]].detection_starts) for found in matches], axis=0)
     groups, chosen, size = fitting_groups(quality, detections, DETECTIONS // share)
-    drawn = pictures(members, matches, quality, chosen, IMAGES // share)
+    told = []
+    try:
+        pixels = read_images(members, chosen)
+    except DatasetError as error:
+        groups, chosen, pixels, told = {}, [], [], [f"There are no pictures: {error}"]
+    drawn = pictures(members, matches, quality, chosen, pixels, IMAGES // share)
     sides = [picture["objects"] for picture in drawn]
     sides += [run["detections"] for picture in drawn for run in picture["runs"]]
     masks = leave_off(sides, MASKS // share)
@@ -242,7 +246,7 @@ def set_data(name: str, members: Sequence[Member], share: int) -> dict[str, Any]
         },
         "pictures": drawn,
         "groups": [{"name": group, "pictures": [place[i] for i in images]} for group, images in groups.items()],
-        "left_off": left_off(size, *masks),
+        "left_off": told or left_off(size, *masks),
     }
 
 
@@ -274,21 +278,38 @@ def kind_of(member: Member, kind: str, matches: Matches) -> dict[str, Any]:
     return own | {"precision": precision}
 
 
+def read_images(members: Sequence[Member], chosen: Sequence[int]) -> list[np.ndarray]:
+    """The chosen images, from the first run that has all of them: data may have moved since.
+
+    Raises:
+        DatasetError: none has; of the first run's images, one that cannot be read.
+    """
+    failed: DatasetError | None = None
+    for member in members:
+        order = np.argsort(member.dataset.image_ids, kind="stable")
+        try:
+            return [read_picture(member.dataset[int(order[i])]) for i in chosen]
+        except DatasetError as error:
+            failed = failed or error
+    assert failed, "there are members"
+    raise failed
+
+
 def pictures(
     members: Sequence[Member],
     matches: Sequence[Mapping[str, Matches]],
     quality: np.ndarray,
     chosen: Sequence[int],
+    pixels: Sequence[np.ndarray],
     budget: int,
 ) -> list[dict[str, Any]]:
-    """Images and objects once, from the first run's data set; detections and what was made of them of each run."""
+    """Images and objects once, these as the first run has them; detections and what was made of them of each run."""
     shown: list[dict[str, Any]] = []
-    side = 0
+    side, images = fitted(pixels, budget)
     for number, (member, found) in enumerate(zip(members, matches, strict=True)):
         results = Results(member.dataset, member.folder)
         if not shown:
             records = [results.record(i) for i in chosen]
-            side, images = fitted([read_picture(record) for record in records], budget)
             shown = [
                 {
                     **described(record, side),

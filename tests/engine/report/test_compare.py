@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -335,6 +336,20 @@ def test_a_run_whose_data_are_gone_takes_part_without_them(pair, tmp_path, capsy
     (note,) = data["not_compared"]
     assert re.match(r".*run: its data cannot be read: .*instances\.json", note)
     assert data["sets"][0]["runs"] == [1, 2] and data["runs"][0]["training"]["iterations"] == [19]
+
+
+def test_images_are_those_of_the_first_run_that_has_them(pair, tmp_path):
+    shutil.copytree(pair.first.dataset.image_root, tmp_path / "images")
+    elsewhere = read_coco(pair.first.dataset.json_path, tmp_path / "images")
+    shutil.rmtree(tmp_path / "images")
+    first, other = pair.runs
+    moved = ComparedRun(first.folder, {elsewhere.name: elsewhere})
+    (found,), (whole,) = (comparison_data([run, other])["sets"] for run in (moved, first))
+    assert found == whole and len(found["pictures"]) > 12
+    (found,) = comparison_data([moved, ComparedRun(other.folder, moved.test_sets)])["sets"]
+    assert found["pictures"] == found["groups"] == []
+    (line,) = found["left_off"]
+    assert line.startswith(f"There are no pictures: {tmp_path}") and found["kinds"] == whole["kinds"]
 
 
 @pytest.mark.parametrize(
