@@ -11,7 +11,7 @@ from yacs.config import CfgNode
 
 from maskrcnn.cli.report import config_of
 from maskrcnn.config import dump
-from maskrcnn.data import Dataset
+from maskrcnn.data import Dataset, DatasetError
 from maskrcnn.engine.inputs import read_test_sets
 from maskrcnn.engine.report.compare import COMPARISON_FILE, ComparedRun, check_runs, write_comparison
 from maskrcnn.engine.report.results import ReportError
@@ -25,7 +25,7 @@ def parser() -> argparse.ArgumentParser:
         usage="%(prog)s [-h] [--output FILE] RUN RUN ... [KEY VALUE ...]",
         description="Write one page about several runs: their figures with the differences to the first run, curves "
         "over each other, the same images side by side, and what differs in their configs. It needs the test images "
-        "of the first run, and no model.",
+        "of one of the runs, and no model.",
         epilog="example: maskrcnn compare output/baseline output/longer",
     )
     p.add_argument("--output", type=Path, default=Path(COMPARISON_FILE), metavar="FILE", help="default: %(default)s")
@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise ReportError(f"--output {args.output} is a folder; name a file in it")
     configs = [config_of(folder, overrides) for folder in folders]
     read: dict[str, dict[str, Dataset]] = {}
-    runs = [ComparedRun(folder, test_sets(config, read)) for folder, config in zip(folders, configs, strict=True)]
+    runs = [compared_run(folder, config, read) for folder, config in zip(folders, configs, strict=True)]
     write_comparison(runs, args.output)
     print(f"comparison: {args.output}")
     return 0
@@ -60,6 +60,14 @@ def split(arguments: Sequence[str]) -> tuple[list[Path], list[str]]:
     keys = (i for i, word in enumerate(arguments) if KEY.fullmatch(word) and not Path(word).exists())
     first = next(keys, len(arguments))
     return [Path(word) for word in arguments[:first]], list(arguments[first:])
+
+
+def compared_run(folder: Path, config: CfgNode, read: dict[str, dict[str, Dataset]]) -> ComparedRun:
+    """A run whose data cannot be read, as they may be on another machine, takes part without them."""
+    try:
+        return ComparedRun(folder, test_sets(config, read))
+    except DatasetError as error:
+        return ComparedRun(folder, {}, without_data=str(error))
 
 
 def test_sets(config: CfgNode, read: dict[str, dict[str, Dataset]]) -> dict[str, Dataset]:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import shlex
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from yacs.config import CfgNode
 
 from maskrcnn.config import ConfigError, load_config
+from maskrcnn.engine.folder import INFERENCE, config_file
 from maskrcnn.engine.inputs import read_test_sets
 from maskrcnn.engine.report.build import write_report
-from maskrcnn.engine.report.results import config_file
+from maskrcnn.engine.report.results import evaluated_folder
 
 
 def parser() -> argparse.ArgumentParser:
@@ -30,7 +33,13 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
-    print(f"report: {write_report(args.run, read_test_sets(config_of(args.run, args.overrides)))}")
+    test_sets = read_test_sets(config_of(args.run, args.overrides))
+    print(f"report: {write_report(args.run, test_sets)}")
+    inference = args.run / INFERENCE
+    if without := [name for name in test_sets if evaluated_folder(inference, name, test_sets) is None]:
+        arguments = shlex.join(["--eval-only", "--config", str(config_file(args.run)), "OUTPUT_DIR", str(args.run)])
+        names = ", ".join(without)
+        print(f"maskrcnn report: no figures of {names}; `tools/train_net.py {arguments}` makes them", file=sys.stderr)
     return 0
 
 

@@ -15,15 +15,15 @@ from maskrcnn.data import Dataset, build_test_loader
 from maskrcnn.data.loader import Mapper
 from maskrcnn.engine import checks
 from maskrcnn.engine.ema import WeightAverage
+from maskrcnn.engine.folder import results_folder
 from maskrcnn.engine.hooks.preemption import Interruptible, StopRequest
 from maskrcnn.engine.inputs import unresized, with_targets
 from maskrcnn.engine.pictures import beside_ground_truth
 from maskrcnn.engine.precision import Precision
-from maskrcnn.engine.report.results import results_folder
 from maskrcnn.engine.state import untouched_rng
 from maskrcnn.engine.validation import TOTAL_LOSS, validation_losses
 from maskrcnn.engine.views import MultiViewInference
-from maskrcnn.evaluation import Evaluator, evaluate
+from maskrcnn.evaluation import CocoEvaluator, Evaluator, evaluate
 from maskrcnn.modeling import Model
 from maskrcnn.registry import EVALUATORS
 from maskrcnn.structures import Sample
@@ -35,7 +35,8 @@ class Evaluation:
     """Evaluates a model on every test set: a call gives the metrics, and leaves the model and all randomness as found.
 
     With several test sets a metric's name begins with the set's. `metrics` are the names that a call will give; of the
-    losses of TEST.LOSS only the total is among them. `wanted` is False when there is nothing to evaluate.
+    losses of TEST.LOSS only the total is among them. `figures` are the folders within `folder` in which a call leaves
+    COCO's figures with their curves. `wanted` is False when there is nothing to evaluate.
 
     Args:
         request: ends an evaluation as soon as somebody asks to stop.
@@ -65,8 +66,12 @@ class Evaluation:
         self.wanted = bool(test_sets and (cfg.TEST.EVALUATORS or cfg.TEST.LOSS))
         self.seconds = 0.0  # that the last evaluation took
         self.metrics: tuple[str, ...] = ()
+        self.figures: tuple[str, ...] = ()
         for name, test_set in test_sets.items():
-            metrics = [metric for evaluator in self.evaluators(name) for metric in evaluator.metrics]
+            evaluators = self.evaluators(name)
+            if any(isinstance(evaluator, CocoEvaluator) for evaluator in evaluators):
+                self.figures += (results_folder(folder, name, test_sets).relative_to(folder).as_posix(),)
+            metrics = [metric for evaluator in evaluators for metric in evaluator.metrics]
             if repeated := sorted({metric for metric in metrics if metrics.count(metric) > 1}):
                 raise ValueError(f"TEST.EVALUATORS: two of them give the metric {', '.join(repeated)}")
             if cfg.TEST.LOSS:

@@ -203,7 +203,7 @@ def build_hooks(
     if is_main_process():
 
         def report(what: str) -> None:
-            evaluated = Evaluated.now(what, evaluation.seconds)
+            evaluated = Evaluated.now(what, evaluation.seconds, evaluation.figures)
             report_on(
                 folder,
                 parts.test_sets,

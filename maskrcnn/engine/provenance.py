@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -53,7 +54,7 @@ class Start(TypedDict):
 
     when: str  # ISO 8601, local time with its offset to UTC
     iteration: int  # the first one to come
-    command: str  # "": from Python
+    command: str  # `without_secrets`; "": from Python
     folder: str  # the current one, which relative paths of command and config are from
     processes: int
     machines: int
@@ -94,7 +95,7 @@ def record_start(
         start: Start = {
             "when": datetime.now().astimezone().isoformat(timespec="seconds"),
             "iteration": iteration,
-            "command": invocation.command,
+            "command": without_secrets(invocation.command),
             "folder": str(here),
             "processes": world_size(),
             "machines": machines,
@@ -152,6 +153,12 @@ def git_state(folder: Path) -> GitState | None:
         "changed": changed[:MOST_NAMES],
         "more": max(len(changed) - MOST_NAMES, 0),
     }
+
+
+def without_secrets(text: str) -> str:
+    """A text in whose URLs a name, a password and a query are stars: links to weights can hold a token."""
+    text = re.sub(r"(?<=://)[^\s/?#'\"]+@", "***@", text)
+    return re.sub(r"(://[^\s?#'\"]*\?)[^\s'\"]*[^\s'\",\]]", r"\1***", text)
 
 
 def launcher(*, machines: int, per_machine: int | str) -> str:

@@ -36,6 +36,7 @@ from maskrcnn.distributed import (
 from maskrcnn.engine import checks, logs
 from maskrcnn.engine.determinism import make_deterministic
 from maskrcnn.engine.evaluation import Evaluation
+from maskrcnn.engine.folder import CONFIG_FILE, INFERENCE
 from maskrcnn.engine.hooks import StopRequest
 from maskrcnn.engine.inference import prepare_inference
 from maskrcnn.engine.inputs import build_mappers, list_changes, read_test_sets
@@ -44,7 +45,7 @@ from maskrcnn.engine.parts import build_hooks, build_parts, parallel
 from maskrcnn.engine.precision import choose_precision
 from maskrcnn.engine.provenance import Invocation, record_start
 from maskrcnn.engine.report.build import report_on
-from maskrcnn.engine.report.results import CONFIG_FILE, INFERENCE, Evaluated
+from maskrcnn.engine.report.results import Evaluated
 from maskrcnn.engine.solver import build_schedule
 from maskrcnn.engine.state import check_resumable, load_weights
 from maskrcnn.engine.trainer import Trainer
@@ -146,7 +147,9 @@ def train(
         if views is not None and evaluation.wanted:  # beside the run's own figures, among which it would stand out
             results = evaluation(views)
             if is_main_process():
-                evaluated = Evaluated.now(f"the end, in {len(views.views)} views", evaluation.seconds)
+                evaluated = Evaluated.now(
+                    f"the end, in {len(views.views)} views", evaluation.seconds, evaluation.figures
+                )
                 report_on(folder, parts.test_sets, evaluated, config=dump(cfg), page=cfg.TEST.REPORT)
         logger.info("done; the run is in %s", folder)
         return results
@@ -194,8 +197,8 @@ def test(cfg: CfgNode, *, weights: Sequence[str] = ()) -> dict[str, float]:
             evaluation = Evaluation(cfg, model, test_sets, mapper, folder / INFERENCE, precision)
             views = MultiViewInference.from_config(cfg, model)
         results = evaluation(views)
-        if is_main_process():
-            evaluated = Evaluated.now(", ".join(specs), evaluation.seconds)
+        if is_main_process() and cfg.TEST.EVALUATORS:  # of losses alone nothing would be in it, and the last one stays
+            evaluated = Evaluated.now(", ".join(specs), evaluation.seconds, evaluation.figures)
             report_on(folder, test_sets, evaluated, config=dump(cfg), page=cfg.TEST.REPORT)
         return results
 

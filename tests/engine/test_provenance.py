@@ -11,7 +11,7 @@ from maskrcnn import cli
 from maskrcnn.cli.train import command_line
 from maskrcnn.config import load_config
 from maskrcnn.engine import provenance, run, writers
-from maskrcnn.engine.provenance import Invocation, git_state, launcher, read_record
+from maskrcnn.engine.provenance import Invocation, git_state, launcher, read_record, without_secrets
 
 SHORT = {"MAX_ITER": 2, "STEPS": [], "CHECKPOINT_PERIOD": 0}
 
@@ -43,6 +43,22 @@ def repository(tmp_path):
     git(folder, "add", ".")
     git(folder, "commit", "-m", "first")
     return folder
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("https://u:p@h.org/a.pth", "https://***@h.org/a.pth"),
+        ("https://h.org:80/a@b.pth?x=1&y=2", "https://h.org:80/a@b.pth?***"),
+        ("train 'MODEL.WEIGHTS=[https://h/a?t=1,2, s3://k@b/c]' --resume", None),
+        ("https://h/a.pth", "https://h/a.pth"),
+        ("maskrcnn train --config what?.yaml a@b C:/x?y", "maskrcnn train --config what?.yaml a@b C:/x?y"),
+        ("", ""),
+    ],
+)
+def test_what_is_secret_in_a_link(text, expected):
+    expected = expected if expected is not None else "train 'MODEL.WEIGHTS=[https://h/a?***, s3://***@b/c]' --resume"
+    assert without_secrets(text) == expected
 
 
 def test_a_clean_repository(repository):

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from maskrcnn.data import Dataset
-from maskrcnn.engine.report.examples import spread
+from maskrcnn.engine.report.examples import Cases, spread
 from maskrcnn.engine.report.results import ReportError, Results, read_figures
 from maskrcnn.evaluation.analysis import (
     ERRORS,
@@ -28,18 +28,18 @@ from maskrcnn.evaluation.analysis import (
 )
 from maskrcnn.evaluation.coco import distinct_names, ground_truth, objects_per_category
 
+KINDS = {"segm": "masks", "bbox": "boxes"}  # of detections, as the evaluator calls them; the first one is shown first
+
 T = TypeVar("T")
 
 
-def figures_of(name: str, dataset: Dataset, folder: Path) -> dict[str, Any] | None:
-    """The evaluator's figures of a test set; None where it was not evaluated.
+def figures_of(name: str, dataset: Dataset, folder: Path) -> dict[str, Any]:
+    """The evaluator's figures of a test set.
 
     Raises:
         ReportError: they are of other data.
     """
     figures = read_figures(folder)
-    if figures is None:
-        return None
     if len(figures["classes"]) != len(dataset.class_names) or figures["images"] != len(dataset):
         raise ReportError(
             f"{folder} has results of {figures['images']} images and {len(figures['classes'])} classes, but the data "
@@ -76,8 +76,8 @@ def objects_in(matches: Matches) -> np.ndarray:
     return np.bincount(matches.object_image[matches.counted], minlength=matches.num_images)
 
 
-def examples_of(matches: Matches) -> dict[str, tuple[list[int], list[int]]]:
-    """Images, and rows of their detections (of objects, for "missed"), of examples of each type of error."""
+def examples_of(matches: Matches, count: int) -> Cases:
+    """Images, and rows of their detections (of objects, for "missed"), of so many examples of each type of error."""
     image, row = matches.image, matches.rows
     cases = {
         name: (np.flatnonzero(matches.error == code), image, row, matches.scores)
@@ -87,14 +87,12 @@ def examples_of(matches: Matches) -> dict[str, tuple[list[int], list[int]]]:
     cases["missed"] = np.flatnonzero(matches.missed), matches.object_image, matches.object_rows, matches.areas
     examples = {}
     for name, (indices, images, rows, weights) in cases.items():
-        chosen = indices[spread(images[indices], weights[indices])]
+        chosen = indices[spread(images[indices], weights[indices], count)]
         examples[name] = images[chosen].tolist(), rows[chosen].tolist()
     return examples
 
 
-def kind_data(
-    matches: Matches, cases: Mapping[str, tuple[list[int], list[int]]], place: Mapping[int, int]
-) -> dict[str, Any]:
+def kind_data(matches: Matches, cases: Cases, place: Mapping[int, int]) -> dict[str, Any]:
     """What detections, as boxes or as masks, tell beyond the evaluator's figures.
 
     Args:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import logging
+import shlex
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from maskrcnn.atomic import WholeFile
 from maskrcnn.checkpoint import write_atomically
 from maskrcnn.data import Dataset
+from maskrcnn.engine.folder import CONFIG_FILE, INFERENCE
 from maskrcnn.engine.report.analysed import (
+    KINDS,
     asked,
     examples_of,
     figures_of,
@@ -25,25 +28,28 @@ from maskrcnn.engine.report.analysed import (
     objects_in,
     quality_of,
 )
-from maskrcnn.engine.report.examples import groups
+from maskrcnn.engine.report.examples import EXAMPLES, GROUP, Cases, Groups, fitting, groups, left_off
 from maskrcnn.engine.report.history import read_history, thinned
 from maskrcnn.engine.report.page import render
-from maskrcnn.engine.report.pictures import Picture, encode, read_picture
+from maskrcnn.engine.report.pictures import Picture, encode, leave_off, read_picture
 from maskrcnn.engine.report.results import (
-    CONFIG_FILE,
-    INFERENCE,
     Evaluated,
     ReportError,
     Results,
-    read_figures,
-    results_folder,
+    evaluated_folder,
+    write_page,
 )
 from maskrcnn.engine.report.run_facts import describe_run
 from maskrcnn.engine.writers.json_lines import METRICS_FILE
 from maskrcnn.evaluation.analysis import Matches
 
 REPORT_FILE = "report.html"
-BUDGET = 9_000_000  # bytes of all images, as text; with everything else the page stays below 15 MB
+
+# Bytes of text; with everything else the page stays below 15 MB.
+IMAGES = 8_000_000
+DRAWN = 4_000_000  # objects and detections in all pictures
+ROWS = 2_500_000  # of these, what is not masks, about
+ROW, KEYPOINTS = 80, 350  # of one object or detection
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +76,8 @@ def report_on(
         if page:
             write_report(folder, test_sets, stop=stop)
     except ReportError as error:
-        logger.warning("no report: %s", error)
+        later = f"; `maskrcnn report {shlex.quote(str(folder))}` makes it" if stop() else ""
+        logger.warning("no report: %s%s", error, later)
     except Exception as error:  # whatever it is, the evaluation is done, and a training goes on
         logger.warning("no report, by an error in making it: %s", error, exc_info=error)
 
@@ -83,14 +90,13 @@ def write_report(folder: Path, test_sets: Mapping[str, Dataset], *, stop: Callab
         stop: asked now and then whether to give up.
 
     Raises:
-        ReportError: a file is missing or not what this package writes; or it was asked to give up.
+        ReportError: a file is missing or not what this package writes; the page cannot be written; or it was asked to
+            give up.
         DatasetError: an image cannot be read.
     """
     start = time.perf_counter()
     path = folder / REPORT_FILE
-    text = render(report_data(folder, test_sets, stop=stop))
-    with WholeFile(path) as part:
-        part.write_text(text, encoding="utf-8")
+    write_page(render(report_data(folder, test_sets, stop=stop)), path)
     seconds = time.perf_counter() - start
     logger.info("report: %s (%.1f MB, made in %.1f s)", path, path.stat().st_size / 1e6, seconds)
     return path
@@ -103,37 +109,42 @@ def report_data(
     inference = folder / INFERENCE
     evaluated = Evaluated.read(inference)
     training, evaluations = read_history(folder / METRICS_FILE)
+    folders = {name: found for name in test_sets if (found := evaluated_folder(inference, name, test_sets))}
     return {
         "format": 1,
         "title": folder.resolve().name,
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
         **describe_run(folder, training, evaluations),
         "training": thinned(training),
-        "evaluations": evaluations,
+        "evaluations": thinned(evaluations),
         "sets": [
-            set_data(
-                name, dataset, results_folder(inference, name, test_sets), evaluated, BUDGET // len(test_sets), stop
-            )
-            for name, dataset in test_sets.items()
-            if read_figures(results_folder(inference, name, test_sets))
+            set_data(name, test_sets[name], results, evaluated, len(folders), stop) for name, results in folders.items()
         ],
     }
 
 
 def set_data(
-    name: str, dataset: Dataset, folder: Path, evaluated: Evaluated | None, budget: int, stop: Callable[[], bool]
+    name: str, dataset: Dataset, folder: Path, evaluated: Evaluated | None, share: int, stop: Callable[[], bool]
 ) -> dict[str, Any]:
-    """One test set: the evaluator's figures, what its detections tell beyond them, and pictures."""
+    """One test set: the evaluator's figures, what its detections tell beyond them, and pictures.
+
+    Args:
+        share: how many sets there are, which have equal parts of the page.
+    """
     figures = figures_of(name, dataset, folder)
-    assert figures is not None
     results = Results(dataset, folder)
-    kinds = [kind for kind in ("segm", "bbox") if kind in figures["kinds"]]
+    kinds = [kind for kind in KINDS if kind in figures["kinds"]]
     matches = match(results, kinds, stop)
     quality = quality_of(matches[kinds[0]])
-    shown = groups(quality, objects_in(matches[kinds[0]]))
-    cases = {kind: examples_of(found) for kind, found in matches.items()}
-    of_errors = {image for by_error in cases.values() for images, _ in by_error.values() for image in images}
-    chosen = sorted({image for group in shown.values() for image in group} | of_errors)
+    rows = np.diff(matches[kinds[0]].detection_starts) + np.diff(matches[kinds[0]].object_starts)
+    text = rows * (ROW + KEYPOINTS * dataset.has_keypoints)
+    choose = partial(to_show, matches, quality, objects_in(matches[kinds[0]]))
+    (shown, cases), chosen, size = fitting(choose, text, ROWS // share)
+    pictures = encode(
+        [picture(results, i, matches, quality) for i in asked(chosen, stop)], results.label_of, IMAGES // share
+    )
+    sides = [picture[side] for picture in pictures for side in ("objects", "detections")]
+    masks = leave_off(sides, DRAWN // share - int(text[chosen].sum()))
     place = {image: i for i, image in enumerate(chosen)}
     return {
         "name": name,
@@ -144,11 +155,20 @@ def set_data(
         "kinds": {
             kind: figures["kinds"][kind] | kind_data(found, cases[kind], place) for kind, found in matches.items()
         },
-        "pictures": encode(
-            [picture(results, i, matches, quality) for i in asked(chosen, stop)], results.label_of, budget
-        ),
+        "pictures": pictures,
         "groups": [{"name": group, "pictures": [place[i] for i in images]} for group, images in shown.items()],
+        "left_off": left_off(size, *masks),
     }
+
+
+def to_show(
+    matches: Mapping[str, Matches], quality: np.ndarray, objects: np.ndarray, size: int
+) -> tuple[tuple[Groups, dict[str, Cases]], list[int]]:
+    """Groups of so many images and examples of errors by kind; all images in these."""
+    shown = groups(quality, objects, size)
+    cases = {kind: examples_of(found, -(-EXAMPLES * size // GROUP)) for kind, found in matches.items()}
+    of_errors = {image for by_error in cases.values() for images, _ in by_error.values() for image in images}
+    return (shown, cases), sorted({image for group in shown.values() for image in group} | of_errors)
 
 
 def picture(results: Results, i: int, matches: Mapping[str, Matches], quality: np.ndarray) -> Picture:

@@ -11,6 +11,7 @@ from maskrcnn.engine.writers.json_lines import read_lines
 from maskrcnn.engine.writers.writer import is_training
 
 MOST_POINTS = 2000  # more than a screen has columns
+MOST_VALUES = 50_000  # of all curves: a megabyte of text
 NO_CURVES = ("eta_seconds",)
 
 Series = list[float | None]
@@ -36,12 +37,15 @@ def read_history(path: Path) -> tuple[Curves, Curves]:
 
 
 def thinned(curves: Curves, *, most: int = MOST_POINTS) -> Curves:
-    """Curves of at most so many points: means over equal numbers of neighbouring ones, fewer in the last group.
+    """Curves of at most so many points, and fewer where there are many: an evaluation has one of each category.
+
+    A point is the mean over equal numbers of neighbouring ones, fewer in the last group.
 
     A point stands at the last iteration of its group. Its learning rate, which is no mean in a single line either, is
     the last one of the group.
     """
     iterations = curves["iterations"]
+    most = max(min(most, MOST_VALUES // max(len(curves["series"]), 1)), 1)
     size = max(-(-len(iterations) // most), 1)
     groups = [slice(i, min(i + size, len(iterations))) for i in range(0, len(iterations), size)]
     return {

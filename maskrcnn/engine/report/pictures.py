@@ -19,6 +19,7 @@ from maskrcnn.structures.rle import decode_cut
 
 SIDES = (640, 512, 400, 320, 256)  # longest side of an image, in pixels: the first with which all of them fit
 QUALITY = 75  # of WebP, 0..100
+NUMBERS = 24  # bytes of text of a mask's rectangle
 TO_CENTRE = np.array([0.5, 0.5, 0.0])  # COCO's keypoints are pixel indices
 
 
@@ -131,6 +132,22 @@ def drawn_detections(record: ImageRecord, results: Rows, label_of: Mapping[int, 
         found = [np.reshape(row["keypoints"], (-1, 3)) + TO_CENTRE for row in results]
         detections["keypoints"] = [scaled_points(p, scale) for p in found]
     return detections
+
+
+def leave_off(sides: Sequence[dict[str, Any]], most: int) -> tuple[int, int]:
+    """Take the longest masks out of `sides`, objects or detections, so that the others have `most` bytes of text.
+
+    Returns:
+        how many it took, of how many.
+    """
+    masks = [(side, row) for side in sides for row, mask in enumerate(side["mask"]) if mask]
+    lengths = np.array([len(side["mask"][row][-1]) + NUMBERS for side, row in masks], np.int64)
+    order = np.argsort(lengths, kind="stable")
+    too_much = order[np.cumsum(lengths[order]) > most]
+    for i in too_much:
+        side, row = masks[i]
+        side["mask"][row] = None
+    return len(too_much), len(masks)
 
 
 def scale_to(size: tuple[int, int], side: int) -> tuple[float, float]:

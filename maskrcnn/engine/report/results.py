@@ -12,13 +12,14 @@ from typing import Any
 
 import numpy as np
 
+from maskrcnn.atomic import WholeFile
 from maskrcnn.data import Dataset
 from maskrcnn.data.records import ImageRecord
+from maskrcnn.engine.folder import results_folder
+from maskrcnn.engine.provenance import without_secrets
 from maskrcnn.evaluation.coco import FIGURES_FILE, RESULTS_FILE, ground_truth
 from maskrcnn.evaluation.results import write_json
 
-INFERENCE = "inference"  # the folder of results within a run's
-CONFIG_FILE = "config.yaml"
 EVALUATION_FILE = "evaluation.json"
 
 Rows = Sequence[Mapping[str, Any]]
@@ -28,17 +29,32 @@ class ReportError(ValueError):
     """A report cannot be made of a folder: says which file is missing or does not fit, and what to do."""
 
 
+def write_page(text: str, path: Path) -> None:
+    """Raises ReportError when it cannot be written, as on a full disk."""
+    try:
+        with WholeFile(path) as part:
+            part.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ReportError(f"{path} cannot be written: {error}") from error
+
+
 @dataclass(frozen=True)
 class Evaluated:
-    """What was evaluated, such as "iteration 699" or the path of its weights, when (ISO 8601), and how long it took."""
+    """What was evaluated, such as "iteration 699" or the path of its weights, when (ISO 8601), and how long it took.
+
+    Args:
+        figures: the folders within that of the results in which it has left figures, "." for that itself: others may
+            have some of earlier evaluations. None: unknown.
+    """
 
     what: str
     when: str
     seconds: float
+    figures: tuple[str, ...] | None = None
 
     @classmethod
-    def now(cls, what: str, seconds: float) -> Evaluated:
-        return cls(what, datetime.now(UTC).isoformat(timespec="seconds"), round(seconds, 1))
+    def now(cls, what: str, seconds: float, figures: tuple[str, ...] | None = None) -> Evaluated:
+        return cls(without_secrets(what), datetime.now(UTC).isoformat(timespec="seconds"), round(seconds, 1), figures)
 
     def write(self, folder: Path) -> None:
         write_json(folder / EVALUATION_FILE, vars(self))
@@ -49,42 +65,35 @@ class Evaluated:
         path = folder / EVALUATION_FILE
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-            return cls(str(content["what"]), str(content["when"]), float(content["seconds"]))
-        except (OSError, ValueError, KeyError, TypeError):
+            figures = content.get("figures")
+            known = None if figures is None else tuple(map(str, figures))
+            return cls(without_secrets(str(content["what"])), str(content["when"]), float(content["seconds"]), known)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
 
 
-def read_figures(folder: Path) -> dict[str, Any] | None:
-    """What the evaluator wrote to `coco_figures.json`; None where it has not.
+def evaluated_folder(inference: Path, name: str, names: Collection[str]) -> Path | None:
+    """Where the figures of one of a run's test sets are; None if the last evaluation has left none."""
+    folder, note = results_folder(inference, name, names), Evaluated.read(inference)
+    if note and note.figures is not None and folder.relative_to(inference).as_posix() not in note.figures:
+        return None
+    return folder if (folder / FIGURES_FILE).exists() else None
+
+
+def read_figures(folder: Path) -> dict[str, Any]:
+    """What the evaluator wrote to `coco_figures.json`.
 
     Raises:
         ReportError: the file is no JSON, or has none of the evaluator's fields.
     """
     path = folder / FIGURES_FILE
-    if not path.exists():
-        return None
     try:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         if content.keys() >= {"images", "classes", "objects", "kinds"}:
             return content
-    except (ValueError, AttributeError):
+    except (OSError, ValueError, AttributeError):
         pass
     raise ReportError(f"{path} is not what the evaluator writes; evaluate again with --eval-only")
-
-
-def config_file(folder: Path) -> Path:
-    """The config that a run's folder was last evaluated with; of one that never was, the config of its training.
-
-    `--eval-only` may have other test sets and values than the training. That in the folder itself is the training's: a
-    folder that has one counts as used and is not trained in.
-    """
-    evaluated = folder / INFERENCE / CONFIG_FILE
-    return evaluated if evaluated.exists() else folder / CONFIG_FILE
-
-
-def results_folder(inference: Path, name: str, names: Collection[str]) -> Path:
-    """Where the results of one of a run's test sets are: of several sets, each has its own folder."""
-    return inference / name if len(names) > 1 else inference
 
 
 class ResultsFile:

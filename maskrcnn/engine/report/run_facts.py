@@ -13,9 +13,10 @@ from typing import Any
 import yaml
 
 from maskrcnn.config import format_value, leaves
-from maskrcnn.engine.provenance import RUN_FILE, Record, Start, launcher, read_record
+from maskrcnn.engine.folder import CONFIG_FILE, INFERENCE, config_file
+from maskrcnn.engine.provenance import RUN_FILE, Record, Start, launcher, read_record, without_secrets
 from maskrcnn.engine.report.history import Curves
-from maskrcnn.engine.report.results import CONFIG_FILE, INFERENCE, Evaluated, config_file
+from maskrcnn.engine.report.results import Evaluated
 
 logger = logging.getLogger(__name__)
 
@@ -35,16 +36,24 @@ def describe_run(folder: Path, training: Curves, evaluations: Curves) -> dict[st
     config, trained = dict(leaves(tree)), dict(leaves(_read_config(folder / CONFIG_FILE)))
     record = _read_record(folder / RUN_FILE)
     newest = record["starts"][-1] if record["starts"] else None
-    done = max([*training["iterations"][-1:], *evaluations["iterations"][-1:]], default=-1) + 1
+    if was_trained(folder) or not config:
+        done = max([*training["iterations"][-1:], *evaluations["iterations"][-1:]], default=-1) + 1
+        facts = _facts_of_training(tree, config, newest, done)
+    else:
+        facts = _facts_of_evaluation(tree, config, Evaluated.read(folder / INFERENCE))
     return {
         "run": {
             "repeat": repeat_command(folder, newest) if config else "",
-            "facts": list(_facts(tree, config, newest, done)),
+            "facts": [[name, without_secrets(value)] for name, value in facts],
             "timing": list(_timing(training, evaluations, folder / INFERENCE)),
-            "starts": record["starts"],
+            "starts": [{**start, "command": without_secrets(start["command"])} for start in record["starts"]],
         },
         "config": [
-            [key, format_value(value), record["origins"].get(key, "") if trained.get(key) == value else OF_EVALUATION]
+            [
+                key,
+                without_secrets(format_value(value)),
+                record["origins"].get(key, "") if trained.get(key) == value else OF_EVALUATION,
+            ]
             for key, value in config.items()
         ],
     }
@@ -58,12 +67,16 @@ def repeat_command(folder: Path, start: Start | None) -> str:
     """
     folder = folder.absolute()
     processes, machines = (start["processes"], start["machines"]) if start else (1, 1)
-    trained, evaluated = folder / CONFIG_FILE, folder / INFERENCE / CONFIG_FILE
-    only_evaluated = evaluated.exists() and not trained.exists()
-    how = ["--eval-only", "--config", str(evaluated)] if only_evaluated else ["--config", str(trained)]
+    trained = was_trained(folder)
+    how = ["--config", str(folder / CONFIG_FILE)] if trained else ["--eval-only", "--config", str(config_file(folder))]
     arguments = [*how, "OUTPUT_DIR", str(folder.with_name(f"{folder.name}-again"))]
     line = f"{launcher(machines=machines, per_machine=-(-processes // machines))} {shlex.join(arguments)}"
     return f"cd {shlex.quote(start['folder'])} && {line}" if start else line
+
+
+def was_trained(folder: Path) -> bool:
+    """Whether a run's folder is one of a training, and not of an evaluation alone."""
+    return (folder / CONFIG_FILE).exists() or not (folder / INFERENCE / CONFIG_FILE).exists()
 
 
 def duration(seconds: float) -> str:
@@ -92,24 +105,18 @@ def _read_record(path: Path) -> Record:
         return {"starts": [], "origins": {}}
 
 
-def _facts(tree: Mapping[str, Any], config: Mapping[str, Any], newest: Start | None, done: int) -> Iterator[Row]:
+def _facts_of_training(
+    tree: Mapping[str, Any], config: Mapping[str, Any], newest: Start | None, done: int
+) -> Iterator[Row]:
     """What a reader wants to know first. A config of another version may lack a key: its row is left out.
 
     Args:
         done: iterations.
     """
-    if "MODEL.NAME" in config:
-        sections = [section for section in tree["MODEL"].values() if isinstance(section, dict)]
-        parts = ", ".join(section["NAME"] for section in sections if "NAME" in section)
-        yield ["model", f"{config['MODEL.NAME']}: {parts}" if parts else config["MODEL.NAME"]]
+    yield from _model(tree, config)
     if "MODEL.WEIGHTS" in config:
         yield ["starts from", ", ".join(_listed(config["MODEL.WEIGHTS"])) or "random weights"]
-    for name, key in (("training data", "DATASETS.TRAIN"), ("test data", "DATASETS.TEST")):
-        if key in config:
-            sets = [entry["JSON"] if isinstance(entry, dict) else entry for entry in _listed(config[key])]
-            yield [name, ", ".join(sets) or "none"]
-    if "MODEL.NUM_CLASSES" in config:
-        yield ["classes", str(config["MODEL.NUM_CLASSES"])]
+    yield from _data(config, ("training data", "DATASETS.TRAIN"), ("test data", "DATASETS.TEST"))
     if "SOLVER.MAX_ITER" in config:
         yield ["iterations", f"{done} of {config['SOLVER.MAX_ITER']}"]
     if "SOLVER.IMS_PER_BATCH" in config:
@@ -129,6 +136,35 @@ def _facts(tree: Mapping[str, Any], config: Mapping[str, Any], newest: Start | N
         yield ["seed", f"{config['SEED']}{', deterministic' if config.get('DETERMINISTIC') else ''}"]
 
 
+def _facts_of_evaluation(
+    tree: Mapping[str, Any], config: Mapping[str, Any], evaluated: Evaluated | None
+) -> Iterator[Row]:
+    """Of a folder in which nothing was trained; what its config says on training was not used."""
+    yield from _model(tree, config)
+    weights = evaluated.what if evaluated else ", ".join(_listed(config.get("MODEL.WEIGHTS")))
+    yield ["evaluation of", weights or "unknown weights"]
+    yield from _data(config, ("test data", "DATASETS.TEST"))
+    for name, key in (("precision", "TEST.AMP"), ("device", "MODEL.DEVICE")):
+        if key in config:
+            yield [name, str(config[key])]
+
+
+def _model(tree: Mapping[str, Any], config: Mapping[str, Any]) -> Iterator[Row]:
+    if "MODEL.NAME" in config:
+        sections = [section for section in tree["MODEL"].values() if isinstance(section, dict)]
+        parts = ", ".join(section["NAME"] for section in sections if "NAME" in section)
+        yield ["model", f"{config['MODEL.NAME']}: {parts}" if parts else config["MODEL.NAME"]]
+
+
+def _data(config: Mapping[str, Any], *keys: tuple[str, str]) -> Iterator[Row]:
+    for name, key in keys:
+        if key in config:
+            sets = [entry["JSON"] if isinstance(entry, dict) else entry for entry in _listed(config[key])]
+            yield [name, ", ".join(sets) or "none"]
+    if "MODEL.NUM_CLASSES" in config:
+        yield ["classes", str(config["MODEL.NUM_CLASSES"])]
+
+
 def _timing(training: Curves, evaluations: Curves, inference: Path) -> Iterator[Row]:
     """Times of the iterations that count: what a run did again after it was resumed is in no line of metrics.json."""
     iterations, series = training["iterations"], training["series"]
@@ -141,8 +177,10 @@ def _timing(training: Curves, evaluations: Curves, inference: Path) -> Iterator[
         yield ["training", duration(total)]
         yield ["one step, median", duration(statistics.median(time for _, time, _ in timed))]
         yield ["waiting for data", f"{100 * sum(count * data for count, _, data in timed) / total:.1f} %"]
+    newest = Evaluated.read(inference)
+    if not evaluations["iterations"] and newest:
+        yield ["evaluation", duration(newest.seconds)]
     if evaluations["iterations"]:
-        newest = Evaluated.read(inference)
         last = f", the last one took {duration(newest.seconds)}" if newest else ""
         yield ["evaluations", f"{len(evaluations['iterations'])}{last}"]
     if memory := [value for value in series.get("max_mem", nothing) if value is not None]:

@@ -32,7 +32,7 @@ class ImageMatches:
             IoU, 0.5 or more. -1 of one that is ignored.
 
     Of each annotation:
-        object_labels: int32. areas: float64, as annotated, in pixels. crowd, counted: bool.
+        object_labels: int32. areas: float64, as annotated, in pixels. counted: bool.
         found_by: int32, the detection that is its true positive.
         missed: bool, an object that was not found, and that no cls or loc error is about.
     """
@@ -47,7 +47,6 @@ class ImageMatches:
     met: np.ndarray
     object_labels: np.ndarray
     areas: np.ndarray
-    crowd: np.ndarray
     counted: np.ndarray
     found_by: np.ndarray
     missed: np.ndarray
@@ -177,7 +176,6 @@ def match_image(
         met=met,
         object_labels=object_labels,
         areas=np.array([a["area"] for a in annotations], np.float64),
-        crowd=crowd,
         counted=counted,
         found_by=found_by,
         missed=missed,

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ from evaluated_run import evaluated_run, make_evaluated_run
 from maskrcnn import cli
 from maskrcnn.cli.compare import split
 from maskrcnn.data import read_coco
+from maskrcnn.engine.report import compare
 from maskrcnn.engine.report.build import report_data
 from maskrcnn.engine.report.compare import ComparedRun, comparison_data, fitting_groups, write_comparison
 from maskrcnn.engine.report.differences import short_names, start_differences
@@ -181,11 +183,25 @@ def test_groups_are_small_where_there_is_much_to_draw():
     def drawn(groups):
         return 20 * len({image for group in groups.values() for image in group})
 
-    fitting = fitting_groups(quality, detections, 420)
-    (size,) = {len(images) for images in fitting.values()}
+    fitting, images, size = fitting_groups(quality, detections, 420)
+    assert {len(group) for group in fitting.values()} == {size}
+    assert images == sorted({image for group in fitting.values() for image in group})
     assert 3 < size < 12 and drawn(fitting) <= 420 < drawn(changes(quality, size + 1))
-    assert fitting_groups(quality, detections, 10**6) == changes(quality, 12)
-    assert fitting_groups(quality, detections, 1) == changes(quality, 3)
+    assert fitting_groups(quality, detections, 10**6)[0] == changes(quality, 12)
+    assert fitting_groups(quality, detections, 1)[0] == changes(quality, 3)
+
+
+def test_masks_of_all_runs_have_one_budget(pair, monkeypatch):
+    monkeypatch.setattr(compare, "MASKS", 3000)
+    (found,) = comparison_data(pair.runs)["sets"]
+    sides = [picture["objects"] for picture in found["pictures"]]
+    sides += [run["detections"] for picture in found["pictures"] for run in picture["runs"]]
+    masks = [mask for side in sides for mask in side["mask"]]
+    assert 0 < sum(len(mask[-1]) for mask in masks if mask) < 3000
+    assert found["left_off"] == [
+        f"{masks.count(None):,} of {len(masks):,} masks are left off, the most intricate ones; "
+        "their boxes are drawn instead."
+    ]
 
 
 def with_fewer(run, folder, change):
@@ -210,6 +226,19 @@ def drop_object(content):
     del content["annotations"][0]
 
 
+def move_object(content):
+    content["annotations"][3]["bbox"][0] += 1
+
+
+def make_crowd(content):
+    """Of one region an object and the other way round, so that their number stays."""
+    crowd = next(a for a in content["annotations"] if a["iscrowd"])
+    plain = next(a for a in content["annotations"] if not a["iscrowd"] and a["category_id"] == crowd["category_id"])
+    plain["iscrowd"], crowd["iscrowd"] = 1, 0
+    plain["segmentation"], crowd["segmentation"] = crowd["segmentation"], plain["segmentation"]
+    plain["bbox"], crowd["bbox"] = crowd["bbox"], plain["bbox"]
+
+
 def rename(content):
     content["categories"][0]["name"] = "lion"
 
@@ -219,6 +248,8 @@ def rename(content):
     [
         (drop_image, "its images are not those of run"),
         (drop_object, "its objects are not those of run"),
+        (move_object, "its objects are not those of run"),
+        (make_crowd, "its objects are not those of run"),
         (rename, "its classes are not those of run"),
     ],
 )
@@ -293,6 +324,32 @@ def test_the_command(pair, tmp_path, capsys, monkeypatch):
     assert len(embedded(tmp_path / "comparison.html")["sets"]) == 1
     assert cli.main(["compare", folders[0], "--output", "x.html", folders[1], "DATASETS.TEST", "[]"]) == 0
     assert embedded(tmp_path / "x.html")["sets"] == []  # the overrides are for all runs
+
+
+def test_a_run_whose_data_are_gone_takes_part_without_them(pair, tmp_path, capsys):
+    lost = make_evaluated_run(tmp_path, images=4)
+    lost.dataset.json_path.unlink()
+    page = tmp_path / "x.html"
+    folders = [str(lost.folder), str(pair.first.folder), str(pair.other.folder)]
+    assert cli.main(["compare", *folders, "--output", str(page)]) == 0
+    data = embedded(page)
+    (note,) = data["not_compared"]
+    assert re.match(r".*run: its data cannot be read: .*instances\.json", note)
+    assert data["sets"][0]["runs"] == [1, 2] and data["runs"][0]["training"]["iterations"] == [19]
+
+
+def test_images_are_those_of_the_first_run_that_has_them(pair, tmp_path):
+    shutil.copytree(pair.first.dataset.image_root, tmp_path / "images")
+    elsewhere = read_coco(pair.first.dataset.json_path, tmp_path / "images")
+    shutil.rmtree(tmp_path / "images")
+    first, other = pair.runs
+    moved = ComparedRun(first.folder, {elsewhere.name: elsewhere})
+    (found,), (whole,) = (comparison_data([run, other])["sets"] for run in (moved, first))
+    assert found == whole and len(found["pictures"]) > 12
+    (found,) = comparison_data([moved, ComparedRun(other.folder, moved.test_sets)])["sets"]
+    assert found["pictures"] == found["groups"] == []
+    (line,) = found["left_off"]
+    assert line.startswith(f"There are no pictures: {tmp_path}") and found["kinds"] == whole["kinds"]
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,25 @@ def open_page(show, data, width=1280):
     return show(data, width, "compare")
 
 
+def test_a_table_is_saved_under_the_name_of_its_test_set(show, data, of_set):
+    page = open_page(show, data)
+    code = """
+        const names = [];
+        window.saveText = (name) => names.push(name);
+        document.querySelectorAll(".table > button").forEach((button) => button.click());
+        return names;
+    """
+    names = page.js(code)
+    assert len(names) == 5 and all(name.startswith(f"{of_set['name']}-") for name in names)
+
+
+def test_without_pictures_it_is_said_why(show, data):
+    changed = copy.deepcopy(data)
+    changed["sets"][0] |= {"pictures": [], "groups": [], "left_off": ["There are no pictures: /x/1.png is gone"]}
+    page = open_page(show, changed)
+    assert page.text("#left-off") == "There are no pictures: /x/1.png is gone" and page.all(".card") == []
+
+
 def shown(of_set, group, i, score):
     """Of the first picture of a group, the i-th run: the numbers below it, counted from the rows."""
     picture = of_set["pictures"][next(g["pictures"] for g in of_set["groups"] if g["name"] == group)[0]]

@@ -165,6 +165,50 @@ def test_tables_are_saved_as_csv(show):
     assert saved == [["category", "AP"], ['say "a, b"', "1.5"], ["dog", ""], ["'=1+2", ""], ["a\rb", "-0.5"]]
 
 
+def saved_names(page):
+    """The names of the files that the page's buttons for tables save."""
+    code = """
+        const names = [];
+        window.saveText = (name) => names.push(name);
+        document.querySelectorAll(".table > button").forEach((button) => button.click());
+        return names;
+    """
+    return page.js(code)
+
+
+def test_a_table_is_saved_under_the_name_of_its_test_set(show):
+    page = show(example_data(pictures=1, sets=2))
+    names = ["errors-segm", "categories-segm", "sizes"]
+    assert saved_names(page) == [f"set_0-{name}.csv" for name in names]
+    page.choose("set", "set_1")
+    assert saved_names(page) == [f"set_1-{name}.csv" for name in names]
+
+
+def test_what_is_left_off_is_said_above_the_pictures(show):
+    data = example_data(pictures=2, sets=2)
+    data["sets"][0]["left_off"], data["sets"][1]["left_off"] = ["Few pictures.", "9 masks are left off."], []
+    page = show(data)
+    assert page.text("#left-off") == "Few pictures. 9 masks are left off."
+    page.choose("set", "set_1")
+    assert not page.find("#left-off").is_displayed()
+
+
+def test_where_a_mask_is_left_off_its_box_is_drawn(show):
+    code = """
+        const boxes = [];
+        const rect = Path2D.prototype.rect;
+        Path2D.prototype.rect = function (...box) { boxes.push(box); return rect.apply(this, box); };
+        const context = document.createElement("canvas").getContext("2d");
+        const rows = {box: [[1, 2, 4, 8], [1, 2, 5, 9]], mask: [null, [1, 2, 1, 1, "01"]], label: [0, 0]};
+        for (const masks of [true, false]) {
+          const look = {layers: {masks, boxes: false}, kind: "segm", classes: ["a"], colours: "outcome"};
+          for (const row of [0, 1]) drawInstance(context, rows, {row, outcome: "right"}, look, 1);
+        }
+        return boxes;
+    """
+    assert show(example_data(pictures=1)).js(code) == [[1, 2, 3, 6]]
+
+
 def test_tables_sort(show):
     data = example_data(classes=[f"class {k}" for k in range(9)], pictures=12)
     page = show(data)

@@ -5,21 +5,24 @@ import itertools
 import json
 import logging
 import re
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-from coco_sets import CATEGORIES, SIZE
-from evaluated_run import make_evaluated_run
+from coco_sets import CATEGORIES, SIZE, compressed
+from evaluated_run import evaluated_run, make_evaluated_run
 from pycocotools import mask as coco_mask
 
 from maskrcnn import cli
 from maskrcnn.data import read_coco
 from maskrcnn.engine.hooks import Reporting
+from maskrcnn.engine.report import build
 from maskrcnn.engine.report.analysed import match
 from maskrcnn.engine.report.build import report_data, report_on, write_report
+from maskrcnn.engine.report.examples import left_off
 from maskrcnn.engine.report.results import Evaluated, ReportError, Results
-from maskrcnn.evaluation.analysis import ERRORS, gains
+from maskrcnn.evaluation.analysis import ERRORS, gains, panoptic_quality
 from maskrcnn.evaluation.coco import ground_truth, run_coco
 
 K = len(CATEGORIES)
@@ -208,6 +211,25 @@ def test_the_groups(of_set):
     assert min(q for q in quality if q is not None) == worst[0]
 
 
+def test_quality_is_at_the_score_of_the_best_f1(run, of_set):
+    matches = match(Results(run.dataset, run.folder / "inference"), ["segm"])["segm"]
+    best = of_set["kinds"]["segm"]["best_f1"]["all"]["threshold"]
+    expected, other = (dict(enumerate(panoptic_quality(matches, score).tolist())) for score in (best, 0.5))
+    place = {image: i for i, image in enumerate(sorted(run.dataset.image_ids.tolist()))}
+    shown = {place[picture["image"]]: picture["quality"] for picture in of_set["pictures"]}
+    known = {i: value for i, value in shown.items() if value is not None}
+    assert known == {i: pytest.approx(expected[i], abs=5.1e-5) for i in known}
+    assert any(abs(other[i] - value) > 0.01 for i, value in known.items())
+
+
+def test_many_evaluations_of_many_categories_are_thinned(tmp_path):
+    run = make_evaluated_run(tmp_path, images=4)
+    lines = [{"iteration": i, **{f"segm/AP-{k}": 0.5 for k in range(1000)}} for i in range(100)]
+    (run.folder / "metrics.json").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    evaluations = report_data(run.folder, run.test_sets)["evaluations"]
+    assert len(evaluations["iterations"]) == 50 and evaluations["series"]["segm/AP-999"] == [0.5] * 50
+
+
 def test_the_page_says_what_was_evaluated(data, of_set, run):
     assert data["title"] == "run" and of_set["evaluated"] == "iteration 19"
     assert of_set["images"] == len(run.dataset) and of_set["classes"] == list(CATEGORIES.values())
@@ -221,6 +243,62 @@ def test_without_masks_there_are_boxes_alone(tmp_path):
     (found,) = report_data(run.folder, run.test_sets)["sets"]
     assert list(found["kinds"]) == ["bbox"]
     assert {mask for picture in found["pictures"] for mask in picture["detections"]["mask"]} == {None}
+
+
+def noisy_run(folder, *, images=8, detections=30):
+    """Each detection is noise in a place of its own: a mask of more text than anything that is an object."""
+    rng = np.random.default_rng(0)
+    run = make_evaluated_run(folder, images=images)
+    rows = [
+        {
+            "image_id": image,
+            "category_id": 3,
+            "bbox": [1.0, 2.0, 50.0, 40.0],
+            "score": round(float(rng.random()), 3),
+            "segmentation": compressed(rng.random(SIZE) < rng.uniform(0.02, 0.5)),
+        }
+        for image in run.dataset.image_ids.tolist()
+        for _ in range(detections)
+    ]
+    return evaluated_run(folder / "noisy", run.dataset, rows)
+
+
+def text_of_masks(of_set):
+    sides = [picture[side] for picture in of_set["pictures"] for side in ("objects", "detections")]
+    return sum(len(mask[-1]) for side in sides for mask in side["mask"] if mask), sum(
+        mask is None for side in sides for mask in side["mask"]
+    )
+
+
+def test_intricate_masks_are_left_off_until_the_page_is_small_enough(tmp_path, monkeypatch):
+    run = noisy_run(tmp_path)
+    (whole,) = report_data(run.folder, run.test_sets)["sets"]
+    all_text, without = text_of_masks(whole)
+    assert whole["left_off"] == [] and without == 0
+    rows = sum(len(picture[side]["label"]) for picture in whole["pictures"] for side in ("objects", "detections"))
+    monkeypatch.setattr(build, "DRAWN", 80 * rows + all_text // 2)
+    (found,) = report_data(run.folder, run.test_sets)["sets"]
+    text, without = text_of_masks(found)
+    assert all_text / 4 < text < all_text / 2 and 0 < without < rows / 2
+    assert found["left_off"] == [
+        f"{without:,} of {rows:,} masks are left off, the most intricate ones; their boxes are drawn instead."
+    ]
+    for picture, other in zip(found["pictures"], whole["pictures"], strict=True):
+        assert picture["detections"]["box"] == other["detections"]["box"]
+        assert all(picture["objects"]["mask"])  # rectangles
+
+
+def test_where_there_is_much_to_draw_groups_and_examples_are_fewer(tmp_path, monkeypatch):
+    run = make_evaluated_run(tmp_path, images=40)
+    (whole,) = report_data(run.folder, run.test_sets)["sets"]
+    monkeypatch.setattr(build, "ROWS", 1)
+    (found,) = report_data(run.folder, run.test_sets)["sets"]
+    assert [len(group["pictures"]) for group in whole["groups"]] == [12, 12, 12] and whole["left_off"] == []
+    assert [len(group["pictures"]) for group in found["groups"]] == [3, 3, 3]
+    examples = [entry["examples"] for kind in found["kinds"].values() for entry in kind["errors"]["types"]]
+    assert max(map(len, examples)) == 2
+    assert len(found["pictures"]) < len(whole["pictures"])
+    assert found["left_off"] == [left_off(3, 0, 0)[0]]
 
 
 def test_without_an_evaluation_there_are_curves_alone(tmp_path):
@@ -279,7 +357,7 @@ def test_a_run_that_is_asked_to_stop_does_not_wait_for_its_report(tmp_path, capl
     run = make_evaluated_run(tmp_path, images=4)
     with caplog.at_level(logging.WARNING):
         report_on(run.folder, run.test_sets, Evaluated.now("iteration 20", 1.0), config="", stop=lambda: True)
-    assert caplog.messages[-1] == "no report: the run was asked to stop"
+    assert caplog.messages[-1] == f"no report: the run was asked to stop; `maskrcnn report {run.folder}` makes it"
 
 
 def test_the_hook_says_which_iteration_was_evaluated():
@@ -291,13 +369,37 @@ def test_the_hook_says_which_iteration_was_evaluated():
 def test_the_command(tmp_path, capsys):
     run = make_evaluated_run(tmp_path, images=4)
     assert cli.main(["report", str(run.folder)]) == 0
-    assert capsys.readouterr().out == f"report: {run.folder / 'report.html'}\n"
+    said = capsys.readouterr()
+    assert said.out == f"report: {run.folder / 'report.html'}\n" and said.err == ""
     assert (run.folder / "report.html").read_text().startswith("<!doctype html>")
     (run.folder / "inference" / "coco_instances_results.json").unlink()
     assert cli.main(["report", str(run.folder)]) == 2
     assert "coco_instances_results.json is missing" in capsys.readouterr().err
     assert cli.main(["report", str(tmp_path)]) == 2
     assert "no folder of a run: it has no config.yaml" in capsys.readouterr().err
+
+
+def test_the_command_says_that_there_are_no_figures(tmp_path, capsys):
+    run = make_evaluated_run(tmp_path, images=4)
+    (run.folder / "inference" / "coco_figures.json").unlink()
+    assert cli.main(["report", str(run.folder)]) == 0
+    said = capsys.readouterr()
+    assert said.out == f"report: {run.folder / 'report.html'}\n"
+    how = f"tools/train_net.py --eval-only --config {run.folder / 'config.yaml'} OUTPUT_DIR {run.folder}"
+    assert said.err == f"maskrcnn report: no figures of instances; `{how}` makes them\n"
+
+
+def test_a_full_disk_is_one_line(tmp_path, capsys, monkeypatch):
+    run = make_evaluated_run(tmp_path, images=4)
+
+    def full(path, *_, **__):
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr(Path, "write_text", full)
+    assert cli.main(["report", str(run.folder)]) == 2
+    said = capsys.readouterr().err
+    assert f"{run.folder / 'report.html'} cannot be written: " in said and "No space left" in said
+    assert said.count("\n") == 1 and not (run.folder / "report.html").exists()
 
 
 def test_figures_of_keypoints_leave_the_page_to_boxes_and_masks(tmp_path):

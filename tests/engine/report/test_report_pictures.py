@@ -11,8 +11,8 @@ from coco_sets import compressed
 from pycocotools import mask as coco_mask
 
 from maskrcnn.data.records import ImageRecord, ObjectRecord
-from maskrcnn.engine.report.examples import groups, spread
-from maskrcnn.engine.report.pictures import Picture, cut_mask, encode, resampled, shrunk, shrunk_size
+from maskrcnn.engine.report.examples import fitting, groups, left_off, spread
+from maskrcnn.engine.report.pictures import Picture, cut_mask, encode, leave_off, resampled, shrunk, shrunk_size
 
 JUDGED = {"objects": {"found_by": {}}, "detections": {"error": {}, "iou": {}}}
 
@@ -106,6 +106,43 @@ def test_sizes_of_extreme_images():
     for size in [(1, 5000), (5000, 1), (640, 640), (641, 640)]:
         pixels = shrunk(shrunk(np.zeros((*size, 3), np.uint8), 640), 320)
         assert pixels.shape[:2] == shrunk_size(size, 320)
+
+
+def test_an_image_that_is_shrunk_in_two_steps_has_the_size_of_its_pixels():
+    """Rounded twice: in one step from 2002 x 1601 to 512 the width would be 409."""
+    pixels = shrunk(shrunk(np.zeros((2002, 1601, 3), np.uint8), 640), 512)
+    assert pixels.shape[:2] == shrunk_size((2002, 1601), 512) == (512, 410)
+
+
+def test_the_longest_masks_are_left_off_until_the_others_fit():
+    def side(*lengths):
+        return {"mask": [length and [1, 2, 3, 4, "0" * length] for length in lengths], "box": [[0] * 4] * len(lengths)}
+
+    def lengths(sides):
+        return [[mask and len(mask[4]) for mask in side["mask"]] for side in sides]
+
+    sides = [side(500, None, 100), side(), side(300, 900)]
+    assert leave_off(sides, 10**6) == (0, 4) and lengths(sides) == [[500, None, 100], [], [300, 900]]
+    assert leave_off(sides, 1000) == (1, 4) and lengths(sides) == [[500, None, 100], [], [300, None]]
+    assert leave_off(sides, 500) == (1, 3) and lengths(sides) == [[None, None, 100], [], [300, None]]
+    assert leave_off(sides, -5) == (2, 2) and lengths(sides) == [[None, None, None], [], [None, None]]
+    assert leave_off([], 0) == (0, 0)
+
+
+def test_groups_are_the_largest_that_can_be_drawn():
+    def choose(size):
+        return f"groups of {size}", list(range(3 * size))
+
+    weights = np.full(36, 10)
+    assert fitting(choose, weights, 360) == ("groups of 12", list(range(36)), 12)
+    assert fitting(choose, weights, 359) == ("groups of 11", list(range(33)), 11)
+    assert fitting(choose, weights, 0) == ("groups of 3", list(range(9)), 3)  # the smallest has to do
+
+
+def test_what_is_left_off_is_said():
+    assert left_off(12, 0, 900) == []
+    few, masks = left_off(5, 1234, 5678)
+    assert "at most 5 of them instead of 12" in few and "1,234 of 5,678 masks are left off" in masks
 
 
 def test_the_surest_examples_of_different_images_come_first():

@@ -4,12 +4,13 @@ import json
 
 import pytest
 
+from maskrcnn.engine.folder import results_folder
 from maskrcnn.engine.report.results import (
     Evaluated,
     ReportError,
     ResultsFile,
+    evaluated_folder,
     read_figures,
-    results_folder,
 )
 
 
@@ -53,7 +54,6 @@ def test_no_file(tmp_path):
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"images": 1}', "null", "3"])
 def test_figures_of_somebody_else(tmp_path, text):
-    assert read_figures(tmp_path) is None
     (tmp_path / "coco_figures.json").write_text(text)
     with pytest.raises(ReportError, match=r"coco_figures\.json is not what the evaluator writes"):
         read_figures(tmp_path)
@@ -63,10 +63,31 @@ def test_the_note_of_an_evaluation(tmp_path):
     note = Evaluated.now("iteration 7", 1.26)
     note.write(tmp_path)
     assert Evaluated.read(tmp_path) == note and note.seconds == 1.3 and note.when.endswith("+00:00")
+    note = Evaluated.now("iteration 7", 1.26, ("a", "b"))
+    note.write(tmp_path)
+    assert Evaluated.read(tmp_path) == note
     for text in ("", "[]", '{"what": 1}', '{"what": "a", "when": "b", "seconds": "c"}'):
         (tmp_path / "evaluation.json").write_text(text)
         assert Evaluated.read(tmp_path) is None
     assert Evaluated.read(tmp_path / "none") is None
+
+
+def test_figures_that_the_last_evaluation_has_not_left_are_not_its(tmp_path):
+    for folder in (tmp_path, tmp_path / "a", tmp_path / "b"):
+        folder.mkdir(exist_ok=True)
+        (folder / "coco_figures.json").touch()
+    one, several = ["a"], ["a", "b", "c"]
+    assert evaluated_folder(tmp_path, "a", one) == tmp_path  # there is no note
+    for figures, expected in [
+        (None, [tmp_path, tmp_path / "a", tmp_path / "b", None]),  # of an older version
+        (("a", "b", "c"), [None, tmp_path / "a", tmp_path / "b", None]),  # that of c could not be written
+        (("b",), [None, None, tmp_path / "b", None]),
+        ((".",), [tmp_path, None, None, None]),
+        ((), [None, None, None, None]),
+    ]:
+        Evaluated.now("iteration 7", 1.0, figures).write(tmp_path)
+        found = [evaluated_folder(tmp_path, "a", one)]
+        assert found + [evaluated_folder(tmp_path, name, several) for name in several] == expected
 
 
 def test_several_sets_have_a_folder_each(tmp_path):

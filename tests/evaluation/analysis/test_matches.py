@@ -139,7 +139,7 @@ def test_an_object_is_missed_unless_found_or_the_target_of_cls_or_loc(kind: str)
     ours = match_image(annotations, results, kind, SIZE, LABEL_OF)
     assert ours.missed.tolist() == [False, False, False, True, True, True, False]
     assert ours.found_by.tolist() == [0, -1, -1, -1, -1, -1, -1]
-    assert ours.areas.tolist() == [100] * 7 and ours.crowd.tolist() == [False] * 6 + [True]
+    assert ours.areas.tolist() == [100] * 7
 
 
 def test_matching_across_classes_goes_by_score() -> None:

@@ -65,7 +65,10 @@ function figuresTable(set, kind) {
     run,
     values: columns.map((column) => column.of(own.kinds[kind])),
   }));
-  return runsByColumns(KIND_NAMES[kind] ?? kind, columns, rows, { id: `figures-${kind}` });
+  return runsByColumns(KIND_NAMES[kind] ?? kind, columns, rows, {
+    id: `figures-${kind}`,
+    file: `${set.name}-figures-${kind}`,
+  });
 }
 
 function ratesTable(state) {
@@ -81,11 +84,11 @@ function ratesTable(state) {
   const score = fixed(bin / 100);
   return runsByColumns(`${KIND_NAMES[kind] ?? kind} at score ${score}${which}`, columns, rows, {
     id: "rates",
-    file: `rates-${kind}-${score}`,
+    file: `${set.name}-rates-${kind}-${score}`,
   });
 }
 
-function runsByColumns(title, columns, rows, { id, file = id }) {
+function runsByColumns(title, columns, rows, { id, file }) {
   const present = (value) => exists(value) && value >= 0;
   const heads = columns.map(({ name, title: hint }) => make("th", { scope: "col", title: hint }, name));
   const text = (value, { digits }) => (present(value) ? (digits ? fixed(value, digits) : whole(value)) : NONE);
@@ -161,7 +164,7 @@ function comparedClasses(state, column) {
       cells: [name, set.objects[label], ...values, ...values.slice(1).map((value) => gap(value, values[0]))],
     };
   });
-  const file = `categories-${kind}-${state.figures.by_class.columns[column]}`;
+  const file = `${set.name}-categories-${kind}-${state.figures.by_class.columns[column]}`;
   return makeTable({ file, columns, rows, sort: [2 + members.length, -1] });
 }
 
@@ -197,7 +200,7 @@ function makeCompareErrors(state) {
     rows.push({
       cells: ["all objects not found", ...errors.map(({ gain_missed }) => gain_missed), ...errors.map(() => null)],
     });
-    box.replaceChildren(makeTable({ file: `errors-${kind}`, columns, rows }));
+    box.replaceChildren(makeTable({ file: `${set.name}-errors-${kind}`, columns, rows }));
   };
   state.on(["set", "kind"], draw);
   draw();

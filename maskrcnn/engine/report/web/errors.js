@@ -89,7 +89,7 @@ function makeErrors(state, viewer) {
     });
     return table.replaceChildren(
       make("h3", {}, "By category"),
-      makeTable({ file: `errors-${kind}`, columns, rows, sort: [columns.length - 1, -1] }),
+      makeTable({ file: `${set.name}-errors-${kind}`, columns, rows, sort: [columns.length - 1, -1] }),
     );
   }
 

@@ -42,7 +42,7 @@ function categoryTable(state) {
     return [set.classes[label], set.objects[label], ...rows[label], top?.f1 ?? null, top?.threshold ?? null];
   };
   return makeTable({
-    file: `categories-${kind}`,
+    file: `${set.name}-categories-${kind}`,
     columns: heads,
     rows: set.classes.map((_, label) => ({ label, cells: cells(label) })),
     sort: [2, -1],
@@ -66,7 +66,7 @@ function sizeTable(set) {
   const rows = sizes.map(([name, ap, ar]) => ({
     cells: [name, ...kinds.flatMap(([, { figures }]) => [figures[ap], figures[ar ?? mostRecall(figures)]])],
   }));
-  return makeTable({ file: "sizes", columns, rows });
+  return makeTable({ file: `${set.name}-sizes`, columns, rows });
 }
 
 /** The recall over the most detections: of AR@1, AR@10, AR@100 the last. */

@@ -12,6 +12,7 @@ function makeGallery(state, viewer, { note = SIDE_BY_SIDE, makeCard = pictureCar
   const lazy = new Lazy();
   const tabs = make("div", { class: "tabs", role: "tablist", "aria-label": "Groups of pictures" });
   const cards = make("div", { class: "cards", id: "cards", role: "tabpanel" });
+  const missing = make("p", { class: "note", id: "left-off" });
   const more = make("button", { type: "button", class: "more", onclick: () => drawCards(Infinity) });
   let chosen = null;
 
@@ -61,7 +62,13 @@ function makeGallery(state, viewer, { note = SIDE_BY_SIDE, makeCard = pictureCar
     more.textContent = `show all ${items.length}`;
   }
 
-  const drawAll = () => (drawTabs(), drawCards(MANY));
+  function drawAll() {
+    missing.textContent = (state.values.set.left_off ?? []).join(" ");
+    missing.hidden = missing.textContent === "";
+    drawTabs();
+    drawCards(MANY);
+  }
+
   state.on(["set", "kind", "category"], drawAll);
   state.on(["bin", "layers", "colours"], () => lazy.redraw());
   addEventListener("beforeprint", () => lazy.drawAll());
@@ -70,6 +77,7 @@ function makeGallery(state, viewer, { note = SIDE_BY_SIDE, makeCard = pictureCar
     "pictures",
     "Pictures",
     make("p", { class: "note" }, note),
+    missing,
     make("div", { class: "controls" }, tabs, makeLayers(state)),
     cards,
     more,

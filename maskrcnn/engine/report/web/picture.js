@@ -116,7 +116,7 @@ function drawInstance(context, instances, item, look, unit) {
     }
     strokeOutline(context, path, colour, item, unit, halo);
   }
-  if (look.layers.boxes) {
+  if (look.layers.boxes || (look.layers.masks && !mask)) {
     const [x1, y1, x2, y2] = instances.box[item.row];
     const path = new Path2D();
     path.rect(x1, y1, x2 - x1, y2 - y1);

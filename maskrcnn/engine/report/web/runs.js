@@ -19,7 +19,7 @@ const gap = (value, first) => (exists(value) && exists(first) && value >= 0 && f
  * A picture has `views`, one of each member, and `truth`.
  */
 function expandSet(set, runs) {
-  const { name, images, classes, objects, groups } = set;
+  const { name, images, classes, objects, groups, left_off } = set;
   const members = set.runs.map((run, i) => ({
     run: runs[run],
     set: {
@@ -28,6 +28,7 @@ function expandSet(set, runs) {
       classes,
       objects,
       groups,
+      left_off,
       kinds: Object.fromEntries(Object.entries(set.kinds).map(([kind, all]) => [kind, all[i]])),
     },
   }));
