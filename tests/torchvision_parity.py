@@ -27,11 +27,14 @@ LOSSES = {
 TIED = 1e-6  # scores that may change places
 
 
-def same_detections(ours: nn.Module, peer: nn.Module, image: Tensor) -> tuple[Detections, Tensor]:
+def same_detections(
+    ours: nn.Module, peer: nn.Module, image: Tensor, dtype: torch.dtype = torch.float32
+) -> tuple[Detections, Tensor]:
     """What both find in an image, which torchvision's float resize brings to the size that `peer.transform` says.
 
     Args:
         image: uint8 (3, H, W).
+        dtype: of both models.
 
     Returns:
         Our detections, and the proposals that torchvision pooled for its box head (P, 4).
@@ -42,30 +45,35 @@ def same_detections(ours: nn.Module, peer: nn.Module, image: Tensor) -> tuple[De
     peer_masks, masks, pooled = [], [], []
     roi_heads = peer.roi_heads
     hooks = [roi_heads.register_forward_pre_hook(lambda module, args: pooled.append(args[1][0]))]
+    hooks.append(ours.backbone.register_forward_pre_hook(lambda module, args: (args[0].to(dtype),)))
     if roi_heads.mask_predictor is not None:
         hooks.append(roi_heads.mask_predictor.register_forward_hook(lambda m, args, out: peer_masks.append(out)))
         hooks.append(ours.roi_heads.mask_head.register_forward_hook(lambda m, args, out: masks.append(out)))
     with torch.inference_mode():
-        resized, _ = peer.transform.resize(image / 255)
+        image = image.to(dtype) / 255
+        resized, _ = peer.transform.resize(image)
         (got,) = ours([Sample(resized * 255, 0, tuple(image.shape[1:]))])
-        (expected,) = peer([image / 255])
+        (expected,) = peer([image])
     for hook in hooks:
         hook.remove()
     assert len(got) == len(expected["boxes"]) >= 20, (len(got), len(expected["boxes"]))
     order = aligned(got, expected)
-    close = {"rtol": 0, "atol": 1e-3}
-    torch.testing.assert_close(got.boxes[order], expected["boxes"], **close)
-    torch.testing.assert_close(got.scores[order], expected["scores"], rtol=0, atol=1e-5)
+    assert_within(1e-3, got.boxes[order], expected["boxes"])
+    assert_within(1e-5, got.scores[order], expected["scores"])
     if masks:
         rows = torch.arange(len(got))
         mine, theirs = masks[0][order][rows, got.labels[order]], peer_masks[0][rows, expected["labels"]]
-        torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-4)
-        torch.testing.assert_close(got.masks[order], theirs.sigmoid(), rtol=0, atol=1e-4)
+        assert_within(1e-4, mine, theirs)
+        assert_within(1e-4, got.masks[order], theirs.sigmoid())
     if got.keypoints is not None:
         keypoints = got.keypoints[order]
-        torch.testing.assert_close(keypoints[..., 2], expected["keypoints_scores"], rtol=0, atol=1e-4)
-        torch.testing.assert_close(keypoints[..., :2], expected["keypoints"][..., :2], **close)
+        assert_within(1e-4, keypoints[..., 2], expected["keypoints_scores"])
+        assert_within(1e-3, keypoints[..., :2], expected["keypoints"][..., :2])
     return got, pooled[0]
+
+
+def assert_within(tolerance: float, mine: Tensor, theirs: Tensor) -> None:
+    torch.testing.assert_close(mine, theirs, rtol=0, atol=tolerance, check_dtype=False)
 
 
 def aligned(got: Detections, expected: dict[str, Tensor]) -> Tensor:

@@ -19,7 +19,7 @@ from torch import Tensor
 from maskrcnn.atomic import WholeFile
 from maskrcnn.checkpoint.pickles import RefusedError, read_pickle
 
-JSON_KEYS = ("class_names", "category_ids")  # in a .safetensors file's metadata, whose values are strings
+JSON_KEYS = ("class_names", "category_ids", "needs")  # in a .safetensors file's metadata, whose values are strings
 PLAIN = (bool, int, float, str, type(None))
 
 
