@@ -14,6 +14,7 @@ from torchvision.ops import roi_align
 
 from maskrcnn.checkpoint.importers import recognise
 from maskrcnn.modeling.matching import POSITIVE
+from maskrcnn.modeling.poolers import RoIPooler
 from maskrcnn.structures import Detections, Instances, RoISamples, Sample
 
 LOSSES = {
@@ -34,7 +35,7 @@ def same_detections(
 
     Args:
         image: uint8 (3, H, W).
-        dtype: of both models.
+        dtype: of both models; images and boxes between the parts are in single precision here.
 
     Returns:
         Our detections, and the proposals that torchvision pooled for its box head (P, 4).
@@ -46,6 +47,10 @@ def same_detections(
     roi_heads = peer.roi_heads
     hooks = [roi_heads.register_forward_pre_hook(lambda module, args: pooled.append(args[1][0]))]
     hooks.append(ours.backbone.register_forward_pre_hook(lambda module, args: (args[0].to(dtype),)))
+    for pooler in (module for module in ours.modules() if isinstance(module, RoIPooler)):
+        hooks.append(
+            pooler.register_forward_pre_hook(lambda m, args: (args[0], [boxes.to(dtype) for boxes in args[1]]))
+        )
     if roi_heads.mask_predictor is not None:
         hooks.append(roi_heads.mask_predictor.register_forward_hook(lambda m, args, out: peer_masks.append(out)))
         hooks.append(ours.roi_heads.mask_head.register_forward_hook(lambda m, args, out: masks.append(out)))
