@@ -55,7 +55,7 @@ def detector(
     """torchvision's detector of a kind on a ResNet-FPN, as for pretrained weights: frozen norms, stem and layer1 fixed.
 
     Args:
-        boldness: factor of the predictors' weights; with less, scores are lower, and rounding counts for less.
+        boldness: factor of the box predictor's weights; with less, scores are lower, and rounding counts for less.
         options: of the class.
     """
     torch.manual_seed(seed)
@@ -121,9 +121,8 @@ def calibrate(model: FasterRCNN, images: Sequence[Tensor], boldness: float) -> N
     model(list(images))
     for hook in hooks:
         hook.remove()
-    for name, module in model.roi_heads.named_modules():
-        if name.endswith(("cls_score", "bbox_pred", "mask_fcn_logits")):
-            module.weight.mul_(boldness)
+    for layer in (model.roi_heads.box_predictor.cls_score, model.roi_heads.box_predictor.bbox_pred):
+        layer.weight.mul_(boldness)
 
 
 def set_statistics(norm: NORMS, inputs: tuple[Tensor]) -> None:

@@ -43,38 +43,40 @@ def same_detections(
     Raises:
         AssertionError: they differ; or there are fewer than 20.
     """
-    peer_masks, masks, pooled = [], [], []
+    inputs: list[Any] = []
+    masks: list[Any] = []  # boxes, and what was predicted in them
     roi_heads = peer.roi_heads
-    hooks = [roi_heads.register_forward_pre_hook(lambda module, args: pooled.append(args[1][0]))]
+    hooks = [roi_heads.register_forward_pre_hook(lambda module, args: inputs.extend(args))]
     hooks.append(ours.backbone.register_forward_pre_hook(lambda module, args: (args[0].to(dtype),)))
     for pooler in (module for module in ours.modules() if isinstance(module, RoIPooler)):
-        hooks.append(
-            pooler.register_forward_pre_hook(lambda m, args: (args[0], [boxes.to(dtype) for boxes in args[1]]))
-        )
-    if roi_heads.mask_predictor is not None:
-        hooks.append(roi_heads.mask_predictor.register_forward_hook(lambda m, args, out: peer_masks.append(out)))
+        hooks.append(pooler.register_forward_pre_hook(lambda m, args: (args[0], [b.to(dtype) for b in args[1]])))
+    if ours.roi_heads.mask_head is not None:
+        hooks.append(ours.roi_heads.mask_pooler.register_forward_hook(lambda m, args, out: masks.append(args[1])))
         hooks.append(ours.roi_heads.mask_head.register_forward_hook(lambda m, args, out: masks.append(out)))
     with torch.inference_mode():
         image = image.to(dtype) / 255
         resized, _ = peer.transform.resize(image)
         (got,) = ours([Sample(resized * 255, 0, tuple(image.shape[1:]))])
         (expected,) = peer([image])
+        features, (proposals,), sizes, *_ = inputs
+        if masks:  # torchvision's on our boxes, which are in single precision
+            boxes, logits = masks
+            peer_logits = roi_heads.mask_predictor(roi_heads.mask_head(roi_heads.mask_roi_pool(features, boxes, sizes)))
+            rows = torch.arange(len(got))
+            theirs = peer_logits[rows, got.labels + 1]
+            assert_within(1e-4, logits[rows, got.labels], theirs)
+            assert_within(1e-4, got.masks, theirs.sigmoid())
     for hook in hooks:
         hook.remove()
     assert len(got) == len(expected["boxes"]) >= 20, (len(got), len(expected["boxes"]))
     order = aligned(got, expected)
     assert_within(1e-3, got.boxes[order], expected["boxes"])
     assert_within(1e-5, got.scores[order], expected["scores"])
-    if masks:
-        rows = torch.arange(len(got))
-        mine, theirs = masks[0][order][rows, got.labels[order]], peer_masks[0][rows, expected["labels"]]
-        assert_within(1e-4, mine, theirs)
-        assert_within(1e-4, got.masks[order], theirs.sigmoid())
     if got.keypoints is not None:
         keypoints = got.keypoints[order]
         assert_within(1e-4, keypoints[..., 2], expected["keypoints_scores"])
         assert_within(1e-3, keypoints[..., :2], expected["keypoints"][..., :2])
-    return got, pooled[0]
+    return got, proposals
 
 
 def assert_within(tolerance: float, mine: Tensor, theirs: Tensor) -> None:
