@@ -21,16 +21,16 @@ from maskrcnn.modeling.layers import FrozenBatchNorm2d
 from maskrcnn.ops.reference.roi_align import assign_levels
 
 SIZES = [(224, 320), (301, 233), (256, 256), (200, 384), (352, 288)]
-# The heads of v2 are most of the work; and few anchors of each level leave room for those of the coarse ones.
+# The heads are most of the work. Few anchors of each level, and all boxes made of them: also those of the coarse ones.
 FEW = {
     "rpn_pre_nms_top_n_test": 60,
-    "rpn_post_nms_top_n_test": 200,
+    "rpn_post_nms_top_n_test": 300,
     "box_detections_per_img": 50,
     "min_size": 160,
     "max_size": 320,
     "boldness": 0.4,
 }
-OVERRIDES = ["MODEL.PROPOSALS.PRE_NMS_TOPK_TEST", "60", "MODEL.PROPOSALS.POST_NMS_TOPK_TEST", "200"]
+OVERRIDES = ["MODEL.PROPOSALS.PRE_NMS_TOPK_TEST", "60", "MODEL.PROPOSALS.POST_NMS_TOPK_TEST", "300"]
 OVERRIDES += ["TEST.DETECTIONS_PER_IMAGE", "50"]
 CONFIGS = {kind: f"mask_rcnn/{kind}_rcnn_r50_fpn_1x_coco.yaml" for kind in ("faster", "mask")}
 SLOW = {"faster", "faster_v2", "mask_v2"}
