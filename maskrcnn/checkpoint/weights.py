@@ -54,8 +54,13 @@ def _own(content: dict[str, Any], spec: str) -> Weights:
         source=spec,
         class_names=None if names is None else tuple(names),
         category_ids=None if ids is None else tuple(ids),
-        needs=content.get("needs", {}),
+        needs={key: _tuples(value) for key, value in content.get("needs", {}).items()},
     )
+
+
+def _tuples(value: Any) -> Any:
+    """Lists as the config has them."""
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
 def _state_of(content: dict[str, Any], spec: str) -> dict[str, Tensor]:

@@ -19,6 +19,7 @@ COMMANDS = {
     "report": "write the page about a run: its errors, curves, examples, config",
     "compare": "write one page about several runs: figures, curves, images side by side, what differs",
     "summary": "count a model's parameters, multiply-adds and activations",
+    "export": "write a trained model's weights for other libraries, or as safetensors",
     "build": "compile the operators ahead of their first use",
     "env": "print what a bug report needs: versions, devices, compiled operators",
 }

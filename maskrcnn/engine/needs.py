@@ -28,7 +28,6 @@ def follow(cfg: CfgNode, needs: Mapping[str, Any], source: str) -> CfgNode:
     followed = cfg.clone()
     followed.defrost()
     for key, wanted in needs.items():
-        wanted = tuple(wanted) if isinstance(wanted, list) else wanted
         if key == CLASSES or values.get(key) == wanted:
             continue
         if key not in values:

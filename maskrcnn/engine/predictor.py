@@ -11,6 +11,7 @@ from typing import overload
 import numpy as np
 import torch
 from torch import Tensor
+from yacs.config import CfgNode
 
 from maskrcnn.checkpoint import CheckpointError, Weights, merge, newest_checkpoint, read_weights
 from maskrcnn.config import load_config
@@ -72,22 +73,7 @@ class Predictor:
         if channels not in CHANNELS:
             raise ValueError(f"channels is {channels!r}; choose from {', '.join(CHANNELS)}")
         self.batch_size, self.channels = batch_size, channels
-        config, found = _files_of(Path(run_folder_or_config))
-        specs = (str(weights),) if weights is not None else found
-        if specs is None:
-            specs = tuple(load_config(config, overrides).MODEL.WEIGHTS)
-        if not specs:
-            raise CheckpointError(f"{config} names no weights to predict with; give a weights file")
-        trained = merge([read_weights(spec) for spec in specs])
-        needs = [item for key, value in trained.needs.items() for item in (key, json.dumps(value))]
-        self.cfg = load_config(config, [*needs, *overrides])
-        if not self.cfg.MODEL.NUM_CLASSES:
-            if trained.class_names is None:
-                raise CheckpointError(
-                    f"{trained.source}: the weights do not say their classes; give their number as MODEL.NUM_CLASSES"
-                )
-            count = str(len(trained.class_names))
-            self.cfg = load_config(config, [*needs, *overrides, "MODEL.NUM_CLASSES", count])
+        self.cfg, trained = read_trained(run_folder_or_config, weights=weights, overrides=overrides)
         self.class_names, self.category_ids = _classes(trained, self.cfg.MODEL.NUM_CLASSES)
         model = build_model(self.cfg)
         load_weights(model, trained, strict=True)
@@ -183,6 +169,36 @@ class Predictor:
             self.precision.autocast(),
         ):  # not inference_mode, whose tensors nobody may change in place afterwards
             return [detections.to("cpu") for detections in (self.views or self.model).inference(batch)]
+
+
+def read_trained(
+    run_folder_or_config: str | Path, *, weights: str | Path | None, overrides: Sequence[str]
+) -> tuple[CfgNode, Weights]:
+    """The config of a trained model, with what its weights need and the number of their classes, and the weights.
+
+    Args:
+        run_folder_or_config, weights, overrides: as for `Predictor`.
+
+    Raises:
+        CheckpointError, ConfigError: as for `Predictor`.
+    """
+    config, found = _files_of(Path(run_folder_or_config))
+    specs = (str(weights),) if weights is not None else found
+    if specs is None:
+        specs = tuple(load_config(config, overrides).MODEL.WEIGHTS)
+    if not specs:
+        raise CheckpointError(f"{config} names no weights of a trained model; give a weights file")
+    trained = merge([read_weights(spec) for spec in specs])
+    needs = [item for key, value in trained.needs.items() for item in (key, json.dumps(value))]
+    cfg = load_config(config, [*needs, *overrides])
+    if not cfg.MODEL.NUM_CLASSES:
+        if trained.class_names is None:
+            raise CheckpointError(
+                f"{trained.source}: the weights do not say their classes; give their number as MODEL.NUM_CLASSES"
+            )
+        count = str(len(trained.class_names))
+        cfg = load_config(config, [*needs, *overrides, "MODEL.NUM_CLASSES", count])
+    return cfg, trained
 
 
 def _files_of(path: Path) -> tuple[Path, tuple[str, ...] | None]:

@@ -18,7 +18,7 @@ NEEDS = {"MODEL.CHANNELS": 6, "MODEL.CONVENTIONS": "torchvision", "MODEL.NUM_CLA
 def test_defaults_follow_and_what_was_given_stays(tmp_path, caplog):
     caplog.set_level(logging.INFO)
     cfg = load_config(write_config(tmp_path), ["MODEL.DIVERGE_AT", "7"])
-    needs = {**NEEDS, "MODEL.DIVERGE_AT": 8, "MODEL.PIXEL_STD": [1.0, 1.0, 1.0], "MODEL.BACKBONE.DEPTH": 50}
+    needs = {**NEEDS, "MODEL.DIVERGE_AT": 8, "MODEL.PIXEL_STD": (1.0, 1.0, 1.0), "MODEL.BACKBONE.DEPTH": 50}
     followed = follow(cfg, needs, "weights.pth")
     assert (followed.MODEL.CHANNELS, followed.MODEL.CONVENTIONS) == (6, "torchvision")
     assert followed.MODEL.PIXEL_STD == (1.0, 1.0, 1.0)

@@ -228,7 +228,7 @@ def test_what_is_missing_or_does_not_fit_is_an_error(run: Path, tmp_path: Path) 
         Predictor(tmp_path)
     with pytest.raises(ConfigError):
         Predictor(tmp_path / "none.yaml", weights=run / "model_final.pth")
-    with pytest.raises(CheckpointError, match="names no weights to predict with"):
+    with pytest.raises(CheckpointError, match="names no weights of a trained model"):
         Predictor(run / "config.yaml")
     with pytest.raises(CheckpointError, match=r"no weights file .*model_last\.pth"):
         Predictor(run, weights=run / "model_last.pth")

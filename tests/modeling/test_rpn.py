@@ -144,3 +144,23 @@ def test_attached_proposals_carry_a_gradient():
 def test_sizes_and_levels_must_agree():
     with pytest.raises(ValueError, match="5 levels in ANCHORS.SIZES, 2 in IN_FEATURES"):
         RPN(SPECS, in_features=("p2", "p3"))
+
+
+def test_more_convolutions_follow_the_first():
+    rpn = make_rpn(num_convs=3)
+    features, images = make_inputs(1)
+    logits, _ = rpn(features)
+    x = features["p3"]
+    for conv in (rpn.conv, *rpn.more_convs):
+        x = F.conv2d(x, conv.weight, conv.bias, padding=1).clamp(min=0)
+    x = F.conv2d(x, rpn.objectness.weight, rpn.objectness.bias)
+    torch.testing.assert_close(logits[1], x.permute(0, 2, 3, 1).flatten(1))
+    assert rpn.more_convs[1].weight.std() < 0.02  # N(0, 0.01), as the first one
+    _, losses = rpn.losses(features, images, [objects()])
+    sum(losses.values()).backward()
+    assert all(p.grad is not None for p in rpn.parameters()) and len(list(rpn.parameters())) == 10
+
+
+def test_it_needs_a_convolution():
+    with pytest.raises(ValueError, match="RPN.NUM_CONVS: 0 is not at least 1"):
+        make_rpn(num_convs=0)

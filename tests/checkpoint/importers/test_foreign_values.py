@@ -263,7 +263,7 @@ def test_a_file_of_detectron2(tmp_path):
 
 def test_the_pages_way_to_say_that_weights_are_for_rgb(tmp_path, monkeypatch):
     page = (Path(__file__).parents[3] / "docs/weights.md").read_text()
-    (code,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    code = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)[0]
     monkeypatch.chdir(tmp_path)
     state = tensors(detectron2(Architecture(classes=3, masks=False)))
     stem = state["backbone.bottom_up.stem.conv1.weight"] = torch.randn(64, 3, 7, 7)

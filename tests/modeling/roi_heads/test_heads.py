@@ -2,9 +2,10 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from maskrcnn.modeling.layers import RoISpec
-from maskrcnn.modeling.roi_heads import FCNMaskHead, MLPMaskHead, TwoFCBoxHead
+from maskrcnn.modeling.roi_heads import ConvFCBoxHead, FCNMaskHead, MLPMaskHead, TwoFCBoxHead
 from maskrcnn.structures import Detections, Instances, Proposals, RoISamples
 from maskrcnn.structures.masks import BitmapMasks
 
@@ -105,6 +106,50 @@ def test_heads_on_all_levels():
         28,
         28,
     )
+
+
+@pytest.mark.parametrize("norm", ["", "GN", "BN"])
+def test_the_box_head_of_convolutions_is_these_layers_in_a_row(norm):
+    head = ConvFCBoxHead(RoISpec(4, (7, 7)), 3, num_convs=2, conv_dim=8, num_fcs=2, fc_dim=6, norm=norm)
+    x = torch.randn(5, 4, 7, 7)
+    y = x
+    for conv in (head.convs[0].blocks[0][0], head.convs[1]):
+        y = F.conv2d(y, conv.weight, conv.bias, padding=1)
+        assert (conv.bias is None) == (norm != "")
+        if norm == "GN":
+            y = F.group_norm(y, 8, conv.norm.weight, conv.norm.bias)
+        elif norm == "BN":  # over the five RoIs
+            y = (y - y.mean(dim=(0, 2, 3), keepdim=True)) / (
+                y.var(dim=(0, 2, 3), keepdim=True, correction=0) + 1e-5
+            ).sqrt()
+        y = y.clamp(min=0)
+    y = y.reshape(5, -1)
+    for layer in head.fcs:
+        y = (y @ layer.weight.T + layer.bias).clamp(min=0)
+    logits, deltas = head(x)
+    torch.testing.assert_close(logits, y @ head.logits.weight.T + head.logits.bias, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(deltas.flatten(1), y @ head.deltas.weight.T + head.deltas.bias, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("norm", ["", "GN", "BN"])
+def test_the_box_head_of_convolutions_learns_and_is_whole_without_rois(norm):
+    head = ConvFCBoxHead(RoISpec(4, (7, 7)), 3, num_convs=2, conv_dim=8, fc_dim=6, norm=norm)
+    samples, targets = make_samples()
+    sum(head.losses(head(torch.randn(3, 4, 7, 7)), samples, targets).values()).backward()
+    assert all(p.grad.isfinite().all() for p in head.parameters()) and head.convs[1].weight.grad.abs().sum() > 0
+    losses = head.losses(head(torch.zeros(0, 4, 7, 7)), [samples[0][:0]], targets)
+    sum(losses.values()).backward()
+    assert losses["loss_cls"] == losses["loss_box"] == 0
+    assert all(values.isfinite().all() for values in [*head.buffers(), *(p.grad for p in head.parameters())])
+    levels = ConvFCBoxHead(RoISpec(4, (7, 7), levels=3), 3, conv_dim=8, fc_dim=6, norm=norm)
+    assert levels(torch.randn(3, 5, 4, 7, 7))[0].shape == (5, 4)
+
+
+@pytest.mark.parametrize("options", [{"num_convs": 0}, {"num_fcs": -1}])
+def test_options_of_the_box_head_of_convolutions(options):
+    (name, value), *_ = options.items()
+    with pytest.raises(ValueError, match=f"ConvFCBoxHead.{name.upper()}: {value} is not at least 1"):
+        ConvFCBoxHead(RoISpec(4, (7, 7)), 3, **options)
 
 
 def test_class_agnostic_masks_have_one_channel():
