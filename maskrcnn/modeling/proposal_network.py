@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
+import torch
 from torch import Tensor, nn
 
 from maskrcnn.conventions import OURS, Conventions
@@ -56,7 +57,12 @@ class ProposalNetwork(Model):
     def losses(self, batch: list[Sample]) -> dict[str, Tensor]:
         targets = targets_of(batch, self.device)
         images = self.image_batch(batch)
-        return self.proposals.losses(self.features(images), images, targets)[1]
+        features = self.features(images)
+        losses = self.proposals.losses(features, images, targets)[1]
+        # Of none of their rows: a level that only a second stage would read has its gradient too, of zero, without
+        # which several processes could not exchange them.
+        nothing = torch.stack([level[:0].sum().float() for level in features.values()]).sum()
+        return {name: loss + nothing for name, loss in losses.items()}
 
     def inference(self, batch: list[Sample]) -> list[Proposals]:
         """The best proposals first, in the frame of each image's file."""

@@ -69,6 +69,16 @@ def test_it_is_the_first_stage_of_the_detector(name: str, objects: tuple[int, in
         assert torch.equal(ours.scores, proposals.scores)
 
 
+def test_levels_that_only_a_second_stage_would_read_have_gradients_too() -> None:
+    """Several processes exchange them, and wait for each."""
+    sizes = ("MODEL.PROPOSALS.IN_FEATURES", "[p3]", "MODEL.PROPOSALS.ANCHORS.SIZES", "[[32]]")
+    model = model_of(FPN, "MODEL.NAME", "ProposalNetwork", *sizes)
+    sum(model([sample(64, 64, 2)]).values()).backward()
+    gradients = {key: p.grad for key, p in model.named_parameters()}
+    assert all(gradient is not None and gradient.isfinite().all() for gradient in gradients.values())
+    assert any(key.startswith("neck.") and not gradient.any() for key, gradient in gradients.items())
+
+
 FROM_FILE = ("MODEL.PROPOSALS.NAME", "ProposalsFromFile")
 
 
