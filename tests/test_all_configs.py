@@ -7,7 +7,7 @@ import torch
 
 import maskrcnn
 from maskrcnn.config import config_path
-from maskrcnn.structures import Instances, Sample
+from maskrcnn.structures import Instances, Proposals, Sample
 from maskrcnn.structures.masks import masks_of
 
 FOLDER = config_path("demo/shapes.yaml").parents[1]
@@ -64,7 +64,13 @@ def tiny_batch() -> list[Sample]:
     targets = Instances(torch.tensor([[8.0, 8, 40, 40]]), torch.tensor([1]), size, masks_of([square], size), points)
     nothing = Instances(torch.zeros(0, 4), torch.zeros(0).long(), size, masks_of([], size), torch.zeros(0, 17, 3))
     images = torch.randint(0, 256, (2, 3, *size), dtype=torch.uint8)
-    return [Sample(image, i, size, t) for i, (image, t) in enumerate(zip(images, (targets, nothing), strict=True))]
+    given = Proposals(
+        torch.tensor([[6.0, 9, 41, 38], [0, 0, 20, 60]]), torch.tensor([0.9, 0.2]), size
+    )  # for Fast R-CNN
+    return [
+        Sample(image, i, size, t, proposals=given)
+        for i, (image, t) in enumerate(zip(images, (targets, nothing), strict=True))
+    ]
 
 
 def test_there_are_configs():

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 # Commands by name: each is a module of this package with a `main(argv) -> exit code`, imported when it is called.
 COMMANDS = {
     "train": "train a model, or evaluate one, from a config",
+    "train_steps": "train a detector in four steps, RPN and heads in turn, until they share a trunk",
     "slurm": "train on a Slurm cluster, and go on by itself after a preemption",
     "predict": "find objects in images and videos, draw them, write them as JSON",
     "prepare_data": "link known data sets into the data root, convert others to the COCO format",
@@ -41,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         code: int = importlib.import_module(f"maskrcnn.cli.{command}").main(rest)
         return code
     except ValueError as error:
-        if command == "train" and type(error) is ValueError:
+        if command in ("train", "train_steps") and type(error) is ValueError:
             raise  # the engine gives the user's errors a name; this one is a programmer's and wants its traceback
         print(f"maskrcnn {command}: {error}", file=sys.stderr)
         return USAGE_ERROR

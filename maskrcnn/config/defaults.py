@@ -66,6 +66,10 @@ class Datasets:
     ROOT: str = ""
     TRAIN: str | CocoFiles | tuple[str | CocoFiles, ...] = ()
     TEST: str | CocoFiles | tuple[str | CocoFiles, ...] = ()
+    # Files of proposals (docs/proposals.md) for MODEL.PROPOSALS.NAME ProposalsFromFile: one for each entry of TRAIN and
+    # of TEST, in their order.
+    PROPOSAL_FILES_TRAIN: str | tuple[str, ...] = ()
+    PROPOSAL_FILES_TEST: str | tuple[str, ...] = ()
     # Entries of an annotation file with an error: the run does not start, they are left out, or mended where possible.
     PROBLEMS: Literal["error", "drop", "repair"] = "error"
 

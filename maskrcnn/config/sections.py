@@ -24,7 +24,10 @@ from maskrcnn.registry import Registry, closest, declared, nested_of, options_of
 DEFAULT = "default"  # the origin of a value that no file gave
 
 # A single value is meant as a list of one here, and only here.
-ONE_OR_MORE = {"IMPORTS", "MODEL.WEIGHTS", "DATASETS.TRAIN", "DATASETS.TEST"}
+ONE_OR_MORE = {
+    *("IMPORTS", "MODEL.WEIGHTS", "DATASETS.TRAIN", "DATASETS.TEST"),
+    *("DATASETS.PROPOSAL_FILES_TRAIN", "DATASETS.PROPOSAL_FILES_TEST"),
+}
 
 
 class Section:

@@ -10,13 +10,13 @@ import torch
 from maskrcnn.data.images import read_image
 from maskrcnn.data.records import DatasetError, ImageRecord, ObjectRecord
 from maskrcnn.data.transforms import Transform, from_hwc
-from maskrcnn.structures.instances import Instances
+from maskrcnn.structures.instances import Instances, Proposals
 from maskrcnn.structures.masks import Masks, masks_of
 from maskrcnn.structures.samples import Sample
 
 
 class InstanceMapper:
-    """An `ImageRecord` -> a `Sample` with boxes, labels, masks and keypoints.
+    """An `ImageRecord` -> a `Sample` with boxes, labels, masks and keypoints, and with proposals where it has any.
 
     Args:
         transforms: applied in order.
@@ -35,6 +35,7 @@ class InstanceMapper:
             image_id=record.image_id,
             original_size=record.size,
             targets=instances(record) if self.training else None,
+            proposals=proposals(record),
         )
         for transform in self.transforms:
             sample = transform(sample, rng)
@@ -73,6 +74,14 @@ def instances(record: ImageRecord) -> Instances:
         masks=masks(record, objects),
         keypoints=keypoints(objects),
     )
+
+
+def proposals(record: ImageRecord) -> Proposals | None:
+    """Those that came from a file, in the frame of the image's file."""
+    if record.proposals is None:
+        return None
+    boxes, scores = (torch.from_numpy(values.copy()) for values in record.proposals)  # a data set cannot be written to
+    return Proposals(boxes=boxes, scores=scores, size=record.size)
 
 
 def masks(record: ImageRecord, objects: Sequence[ObjectRecord]) -> Masks | None:

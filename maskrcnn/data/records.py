@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import os
 from array import array
@@ -13,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from pycocotools import mask as coco_mask
 
+from maskrcnn.data.proposals import StoredProposals
 from maskrcnn.data.shared import SharedArrays
 from maskrcnn.structures.rle import RLE
 
@@ -50,12 +52,16 @@ class ObjectRecord:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ImageRecord:
-    """One image of a data set: where it lies, its (h, w), and its objects."""
+    """One image of a data set: where it lies, its (h, w), and its objects.
+
+    `proposals` are boxes (P, 4) and scores (P,) from a file, or None.
+    """
 
     image_id: int
     path: Path
     size: tuple[int, int]
     objects: list[ObjectRecord]
+    proposals: tuple[np.ndarray, np.ndarray] | None = None
 
 
 @dataclass(frozen=True)
@@ -107,6 +113,7 @@ class Dataset:
     `dataset[i]` makes the `ImageRecord` of image i afresh. `class_names` and `category_ids` (the file's own ids, with
     their gaps) are by label. `json_path` and `image_root` are where it was read from, or None. `changes` says in what
     it is not as the file has it. `annotated` is False for images alone, whose ground truth only a server has.
+    `proposals` are those of the images, of a data set `with_proposals`.
     """
 
     def __init__(
@@ -135,6 +142,7 @@ class Dataset:
         self.image_root = image_root
         self.changes = tuple(changes)
         self.annotated = annotated
+        self.proposals: StoredProposals | None = None
 
     @classmethod
     def from_records(
@@ -195,6 +203,7 @@ class Dataset:
             path=Path(os.fsdecode(path)),
             size=(height, width),
             objects=[self._object(k, (height, width)) for k in range(c.object_offsets[i], c.object_offsets[i + 1])],
+            proposals=None if self.proposals is None else self.proposals[i],
         )
 
     def _object(self, k: int, size: tuple[int, int]) -> ObjectRecord:
@@ -216,6 +225,13 @@ class Dataset:
             return [c.points[c.point_offsets[p] : c.point_offsets[p + 1]] for p in polygons]
         counts = c.rles[c.rle_offsets[k] : c.rle_offsets[k + 1]].tobytes()
         return {"size": list(size), "counts": counts.decode("ascii")} if counts else None
+
+    def with_proposals(self, proposals: StoredProposals) -> Dataset:
+        """The same data set, whose records have these; it shares all memory with this one."""
+        assert len(proposals) == len(self), f"proposals of {len(proposals)} images, but there are {len(self)}"
+        other = copy.copy(self)
+        other.proposals = proposals
+        return other
 
     @property
     def image_ids(self) -> np.ndarray:
@@ -303,13 +319,16 @@ def concatenate(datasets: Sequence[Dataset]) -> Dataset:
             )
     if not others:
         return first
-    return Dataset.from_records(
+    whole = Dataset.from_records(
         itertools.chain.from_iterable(datasets),
         class_names=first.class_names,
         category_ids=first.category_ids,
         name=" + ".join(d.name for d in datasets),
         changes=[change for d in datasets for change in d.changes],
     )
+    proposals = [d.proposals for d in datasets if d.proposals is not None]
+    assert len(proposals) in (0, len(datasets)), "some of the data sets have proposals, others have none"
+    return whole.with_proposals(StoredProposals.concatenate(proposals)) if proposals else whole
 
 
 def _category(category: tuple[int, str] | None) -> str:

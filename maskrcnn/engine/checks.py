@@ -18,7 +18,8 @@ from maskrcnn.data.checking.splits import different_classes, shared_images
 from maskrcnn.distributed import all_gather_object
 from maskrcnn.engine.solver import build_schedule
 from maskrcnn.engine.writers import check_writers
-from maskrcnn.registry import EVALUATORS
+from maskrcnn.registry import EVALUATORS, MODELS, PROPOSALS
+from maskrcnn.structures import Proposals
 
 SAMPLED_IMAGES = 50  # read whole before training starts
 COMPARED_IMAGES = 5000  # up to which training and test images are compared by content
@@ -79,14 +80,44 @@ def check_values(cfg: CfgNode, *, training: bool) -> None:
     if cfg.TEST.PATIENCE and not cfg.TEST.BEST_METRIC:
         raise RunError(f"TEST.PATIENCE is {cfg.TEST.PATIENCE}, but of which metric? Name it in TEST.BEST_METRIC")
     build_schedule(cfg.SOLVER)
-    for name in cfg.TEST.EVALUATORS:
-        EVALUATORS.get(name)
+    _check_evaluators(cfg)
+    check_proposal_files(cfg, training=training)
     if training:
         check_writers(cfg.WRITERS)
     if training and not cfg.DATASETS.TRAIN:
         raise RunError("DATASETS.TRAIN is empty: name a data set, or give {JSON: annotation file, IMAGES: folder}")
     if not training and not (cfg.DATASETS.TEST and (cfg.TEST.EVALUATORS or cfg.TEST.LOSS)):
         raise RunError("to evaluate, DATASETS.TEST and TEST.EVALUATORS must name something (or set TEST.LOSS)")
+
+
+def _check_evaluators(cfg: CfgNode) -> None:
+    gives = MODELS.get(cfg.MODEL.NAME).outputs  # type: ignore[attr-defined]
+    for name in cfg.TEST.EVALUATORS:
+        takes = getattr(EVALUATORS.get(name), "outputs", gives)  # one that does not say takes anything
+        if takes is not gives:
+            raise RunError(
+                f"TEST.EVALUATORS: {name!r} judges {takes.__name__}, but {cfg.MODEL.NAME} gives {gives.__name__}"
+                + ("; use [proposals]" if gives is Proposals else "")
+            )
+
+
+def check_proposal_files(cfg: CfgNode, *, training: bool) -> None:
+    """Raises RunError: the model needs files of proposals that are not given, or would not read those that are."""
+    stage = cfg.MODEL.get("PROPOSALS", {}).get("NAME", "")
+    reads = bool(stage) and getattr(PROPOSALS.get(stage), "from_files", False)
+    for split in ("TRAIN", "TEST") if training else ("TEST",):
+        key = f"PROPOSAL_FILES_{split}"
+        sets, files = cfg.DATASETS[split], cfg.DATASETS[key]
+        if files and not reads:
+            raise RunError(
+                f"DATASETS.{key} is {list(files)}, but MODEL.PROPOSALS.NAME is {stage!r}, which reads no files; leave "
+                "the key out, or name ProposalsFromFile"
+            )
+        if reads and len(files) != len(sets):
+            raise RunError(
+                f"DATASETS.{key} is {list(files)}, but MODEL.PROPOSALS.NAME is {stage!r} and DATASETS.{split} has "
+                f"{len(sets)} data set{'s' * (len(sets) != 1)}; give one file for each, in their order"
+            )
 
 
 def check_batch(solver: Mapping[str, Any], processes: int) -> None:

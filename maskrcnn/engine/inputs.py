@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from yacs.config import CfgNode
 from maskrcnn.checkpoint import write_atomically
 from maskrcnn.data import Dataset, InstanceMapper, RandomHorizontalFlip, ResizeShortestEdge, concatenate, dataset
 from maskrcnn.data.loader import Mapper
+from maskrcnn.data.proposal_files import read_proposals
 from maskrcnn.distributed import is_main_process
 from maskrcnn.engine import checks
 
@@ -57,9 +58,9 @@ def unresized(mapper: Mapper) -> Mapper:
 
 def read_data(cfg: CfgNode) -> tuple[Dataset, dict[str, Dataset]]:
     train_sets = [dataset(spec, cfg.DATASETS.ROOT, cfg.DATASETS.PROBLEMS) for spec in cfg.DATASETS.TRAIN]
-    train_set = concatenate(train_sets)
+    train_set = concatenate(with_proposals(train_sets, cfg.DATASETS.PROPOSAL_FILES_TRAIN))
     checks.check_annotations(cfg, train_set)
-    test_sets = read_test_sets(cfg)
+    test_sets = read_test_sets(cfg, proposals=True)
     for test_set in test_sets.values():
         checks.check_same_classes(train_set.class_names, train_set.source, test_set)
         if hint := checks.shared_images_hint(train_set, test_set):
@@ -70,14 +71,31 @@ def read_data(cfg: CfgNode) -> tuple[Dataset, dict[str, Dataset]]:
     return train_set, test_sets
 
 
-def read_test_sets(cfg: CfgNode) -> dict[str, Dataset]:
-    """By name; a name that stands for two of them gets a number."""
+def read_test_sets(cfg: CfgNode, *, proposals: bool = False) -> dict[str, Dataset]:
+    """By name; a name that stands for two of them gets a number.
+
+    Args:
+        proposals: with those of their files, for who runs a model on them.
+    """
     test_sets: dict[str, Dataset] = {}
     for spec in cfg.DATASETS.TEST:
         found = dataset(spec, cfg.DATASETS.ROOT, cfg.DATASETS.PROBLEMS)
         same = sum(other.name == found.name for other in test_sets.values())
         test_sets[f"{found.name}_{same + 1}" if same else found.name] = found
-    return test_sets
+    files = cfg.DATASETS.PROPOSAL_FILES_TEST if proposals else ()
+    return dict(zip(test_sets, with_proposals(test_sets.values(), files), strict=True))
+
+
+def with_proposals(datasets: Iterable[Dataset], files: Sequence[str]) -> list[Dataset]:
+    """The data sets, each with the proposals of its file; without files as they are.
+
+    Raises:
+        DatasetError: a file is missing, or not one of its data set's proposals.
+    """
+    if not files:
+        return list(datasets)
+    pairs = zip(datasets, files, strict=True)
+    return [found.with_proposals(read_proposals(Path(file).expanduser(), found)) for found, file in pairs]
 
 
 def list_changes(folder: Path, datasets: Sequence[Dataset]) -> None:

@@ -14,9 +14,11 @@ from maskrcnn.data.loader import Mapper
 from maskrcnn.data.mappers import instances, read_recorded
 from maskrcnn.evaluation import evaluation_mode
 from maskrcnn.modeling import Model
-from maskrcnn.visualization import draw_detections, draw_targets, sheet
+from maskrcnn.structures import Proposals
+from maskrcnn.visualization import draw_detections, draw_instances, draw_targets, sheet
 
 SCORE_THRESHOLD = 0.5
+PROPOSALS = 20  # of a model that gives those, the best
 
 
 def beside_ground_truth(
@@ -36,10 +38,12 @@ def beside_ground_truth(
         for i in sorted(indices):
             record = dataset[i]
             with torch.inference_mode(), autocast():
-                detections = model.inference([mapper(record, np.random.default_rng(0))])[0]
+                found = model.inference([mapper(record, np.random.default_rng(0))])[0]
             image, names = read_recorded(record), dataset.class_names
-            pictures = [
-                draw_targets(image, instances(record), names),
-                draw_detections(image, detections, names, score_threshold=SCORE_THRESHOLD),
-            ]
+            if isinstance(found, Proposals):
+                best = found[:PROPOSALS]
+                drawn = draw_instances(image, best.boxes, [0] * len(best), scores=best.scores, class_names=["object"])
+            else:
+                drawn = draw_detections(image, found, names, score_threshold=SCORE_THRESHOLD)
+            pictures = [draw_targets(image, instances(record), names), drawn]
             yield f"predictions/{record.image_id}", sheet(pictures, titles=["ground truth", "predictions"], columns=2)

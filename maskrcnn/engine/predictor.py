@@ -76,6 +76,11 @@ class Predictor:
         self.cfg, trained = read_trained(run_folder_or_config, weights=weights, overrides=overrides)
         self.class_names, self.category_ids = _classes(trained, self.cfg.MODEL.NUM_CLASSES)
         model = build_model(self.cfg)
+        if model.outputs is not Detections:
+            raise ValueError(
+                f"{run_folder_or_config}: a {self.cfg.MODEL.NAME} gives {model.outputs.__name__}, and predicting is for detectors; "
+                "evaluate it with TEST.EVALUATORS [proposals], which keeps them in a file"
+            )
         load_weights(model, trained, strict=True)
         chosen = pick_device(device)
         self.precision = choose_precision("TEST.AMP", self.cfg.TEST.AMP, chosen)

@@ -180,7 +180,7 @@ def test(cfg: CfgNode, *, weights: Sequence[str] = ()) -> dict[str, float]:
                 )
             logger.info("evaluating %s", ", ".join(specs))
             loaded = merge([read_weights(spec) for spec in specs])
-            test_sets = read_test_sets(cfg)
+            test_sets = read_test_sets(cfg, proposals=True)
             list_changes(folder, list(test_sets.values()))
             first, *others = test_sets.values()
             for other in others:

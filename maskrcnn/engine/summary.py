@@ -58,7 +58,8 @@ def summarize(cfg: CfgNode, *, size: tuple[int, int] | None = None, depth: int =
     )
     sample = Sample(torch.zeros(3, height, width, dtype=torch.uint8), image_id=0, original_size=(height, width))
     if isinstance(model, GeneralizedRCNN):
-        wanted = cfg.MODEL.PROPOSALS.get("POST_NMS_TOPK_TEST")
+        wanted = cfg.MODEL.PROPOSALS.get("POST_NMS_TOPK_TEST", cfg.MODEL.PROPOSALS.get("TOPK_TEST"))
+        sample = replace(sample, proposals=Proposals(**whole_image(sample, wanted or 0)))  # for who reads them
         costs, proposals = two_stage_costs(model, sample, wanted)
         regions = f"{proposals} proposals, {model.roi_heads.detections_per_image} detections"
     else:

@@ -53,6 +53,8 @@ class CityscapesEvaluator:
         ValueError: the data set is not Cityscapes.
     """
 
+    outputs = Detections
+
     def __init__(self, dataset: Dataset, output_dir: Path | None, detections_per_image: int = 100) -> None:
         if dataset.class_names != tuple(CLASSES) or dataset.category_ids != tuple(CLASSES.values()):
             raise ValueError(

@@ -66,6 +66,8 @@ class CocoEvaluator:
         keypoints: whether to evaluate keypoints too (`CocoKeypointEvaluator`).
     """
 
+    outputs = Detections
+
     def __init__(
         self,
         dataset: Dataset,

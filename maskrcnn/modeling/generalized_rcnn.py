@@ -95,13 +95,7 @@ class GeneralizedRCNN(Model):
         return [part for part in parts if isinstance(part, nn.Module)]
 
     def recomputable(self) -> list[nn.Module]:
-        blocks = getattr(self.backbone, "blocks", None)
-        if not callable(blocks):
-            raise ValueError(
-                f"SOLVER.GRADIENT_CHECKPOINTING: the backbone {type(self.backbone).__name__} has no blocks() that says "
-                "what to recompute; add it, or leave the key off"
-            )
-        return [*blocks(), *getattr(self.roi_heads, "roi_stage", ())]
+        return [*blocks_of(self.backbone), *getattr(self.roi_heads, "roi_stage", ())]
 
     def place(self, name: str) -> str:
         stage = getattr(self.roi_heads, "roi_stage", None)
@@ -116,3 +110,18 @@ class GeneralizedRCNN(Model):
     def features(self, images: ImageBatch) -> dict[str, Tensor]:
         features = self.backbone(images.tensor)
         return features if self.neck is None else self.neck(features)
+
+
+def blocks_of(backbone: nn.Module) -> list[nn.Module]:
+    """What SOLVER.GRADIENT_CHECKPOINTING recomputes of a backbone.
+
+    Raises:
+        ValueError: it does not say.
+    """
+    blocks = getattr(backbone, "blocks", None)
+    if not callable(blocks):
+        raise ValueError(
+            f"SOLVER.GRADIENT_CHECKPOINTING: the backbone {type(backbone).__name__} has no blocks() that says what to "
+            "recompute; add it, or leave the key off"
+        )
+    return list(blocks())

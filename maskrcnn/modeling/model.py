@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from maskrcnn.conventions import conventions
 from maskrcnn.modeling.recompute import recompute_in_backward
 from maskrcnn.registry import MODELS
-from maskrcnn.structures import Sample
+from maskrcnn.structures import Detections, Sample
 
 IMAGENET_MEAN, IMAGENET_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 
@@ -24,9 +24,11 @@ class Model(nn.Module):
         pixel_mean, pixel_std: RGB, 0..255.
 
     `task` names what the model is trained on, by which a data pipeline is picked: "instance", "semantic" or "patch".
+    `outputs` is the structure that `inference` gives, by which evaluators are checked before training starts.
     """
 
     task: str
+    outputs: type = Detections
     pixel_mean: Tensor
     pixel_std: Tensor
 
