@@ -36,7 +36,7 @@ from maskrcnn.structures import Detections, Instances, Sample
 from maskrcnn.structures.masks import BitmapMasks
 
 CPU = torch.device("cpu")
-CONFIG = "mask_rcnn/mask_rcnn_r50_fpn_160k_coco.yaml"
+CONFIG = "mask_rcnn/mask_rcnn_r50_fpn_noaug_1x_coco.yaml"
 
 
 def textured_image(size: tuple[int, int], seed: int) -> Tensor:
