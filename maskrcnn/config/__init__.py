@@ -1,6 +1,6 @@
 """Configuration: YAML files with inheritance, command-line overrides, and sections that name classes."""
 
-from maskrcnn.config.files import config_path
+from maskrcnn.config.files import config_path, lineage
 from maskrcnn.config.loader import data_root, dump, format_config, format_value, load_config, trace_config
 from maskrcnn.config.trees import leaves
 from maskrcnn.config.values import ConfigError
@@ -13,6 +13,7 @@ __all__ = [
     "format_config",
     "format_value",
     "leaves",
+    "lineage",
     "load_config",
     "trace_config",
 ]
