@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -18,6 +17,7 @@ from maskrcnn.data import DatasetError
 from maskrcnn.data.images import ImageLike, as_pixels
 from maskrcnn.data.transforms import ResizeShortestEdge, from_hwc
 from maskrcnn.engine.inference import prepare_inference
+from maskrcnn.engine.needs import config_for
 from maskrcnn.engine.precision import choose_precision
 from maskrcnn.engine.state import load_weights
 from maskrcnn.engine.tiles import predict_tiled
@@ -77,15 +77,11 @@ class Predictor:
         if not specs:
             raise CheckpointError(f"{config} names no weights to predict with; give a weights file")
         trained = merge([read_weights(spec) for spec in specs])
-        needs = [item for key, value in trained.needs.items() for item in (key, json.dumps(value))]
-        self.cfg = load_config(config, [*needs, *overrides])
+        self.cfg = config_for(config, trained, overrides)
         if not self.cfg.MODEL.NUM_CLASSES:
-            if trained.class_names is None:
-                raise CheckpointError(
-                    f"{trained.source}: the weights do not say their classes; give their number as MODEL.NUM_CLASSES"
-                )
-            count = str(len(trained.class_names))
-            self.cfg = load_config(config, [*needs, *overrides, "MODEL.NUM_CLASSES", count])
+            raise CheckpointError(
+                f"{trained.source}: the weights do not say their classes; give their number as MODEL.NUM_CLASSES"
+            )
         self.class_names, self.category_ids = _classes(trained, self.cfg.MODEL.NUM_CLASSES)
         model = build_model(self.cfg)
         load_weights(model, trained, strict=True)
