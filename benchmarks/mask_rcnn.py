@@ -49,15 +49,19 @@ def textured_image(size: tuple[int, int], seed: int) -> Tensor:
     return ((image[0] * 28) + 120).clamp(0, 255).to(torch.uint8)
 
 
-def ours_like(peer: nn.Module, post_nms_topk_train: int = 2000, config: str = CONFIG) -> maskrcnn.modeling.Model:
+def ours_like(
+    peer: nn.Module, post_nms_topk_train: int = 2000, config: str = CONFIG, overrides: Sequence[str] = ()
+) -> maskrcnn.modeling.Model:
     """Our model with the peer's weights and conventions."""
     weights = recognise(peer.state_dict())
     assert weights is not None
-    overrides = ["MODEL.PROPOSALS.POST_NMS_TOPK_TRAIN", str(post_nms_topk_train), "MODEL.WEIGHTS", "[]"]
+    options = ["MODEL.PROPOSALS.POST_NMS_TOPK_TRAIN", str(post_nms_topk_train), "MODEL.WEIGHTS", "[]"]
     for key, value in weights.needs.items():
-        overrides += [key, str(value)]
-    model = maskrcnn.build_model(maskrcnn.load_config(config, overrides))
-    model.load_state_dict(dict(weights.tensors))
+        options += [key, str(value)]
+    model = maskrcnn.build_model(maskrcnn.load_config(config, [*options, *overrides]))
+    model.load_state_dict(dict(weights.tensors), strict=False)
+    missing = model.state_dict().keys() - weights.tensors.keys()
+    assert all(name.endswith("num_batches_tracked") for name in missing), missing
     return model.to(memory_format=torch.channels_last)
 
 

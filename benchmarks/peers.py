@@ -7,16 +7,19 @@ given images: norms get the statistics that they see, and the predictors' weight
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torchvision.models import resnet50
-from torchvision.models.detection import KeypointRCNN, MaskRCNN
+from torchvision.models import ResNet, resnet50
+from torchvision.models.detection import FasterRCNN, KeypointRCNN, MaskRCNN
 from torchvision.models.detection.backbone_utils import _resnet_fpn_extractor
 from torchvision.ops.misc import FrozenBatchNorm2d
+
+NORMS = FrozenBatchNorm2d | nn.BatchNorm2d
 
 
 def mask_rcnn(
@@ -27,31 +30,57 @@ def mask_rcnn(
     Args:
         images: float (3, H, W) in 0..1, on which the weights are calibrated.
     """
-    torch.manual_seed(seed)
-    trunk = resnet50(weights=None, norm_layer=FrozenBatchNorm2d)
-    model = MaskRCNN(_resnet_fpn_extractor(trunk, 3), num_classes, min_size=min_size, max_size=max_size)
-    calibrate(model.eval(), images)
-    return model
+    return detector(MaskRCNN, images, num_classes, seed=seed, min_size=min_size, max_size=max_size)
 
 
 def keypoint_rcnn(
     images: Sequence[Tensor], *, min_size: int, max_size: int, seed: int = 0, detections: int = 100
 ) -> KeypointRCNN:
     """torchvision's keypointrcnn_resnet50_fpn in the same way: one class, 17 keypoints, so many people at most."""
+    options = {"min_size": min_size, "max_size": max_size, "num_keypoints": 17, "box_detections_per_img": detections}
+    # one class passes the threshold with less
+    return detector(KeypointRCNN, images, 2, seed=seed, boldness=0.4, **options)
+
+
+def detector(
+    kind: type[FasterRCNN],
+    images: Sequence[Tensor],
+    num_classes: int,
+    *,
+    seed: int = 0,
+    trunk: Callable[..., ResNet] = resnet50,
+    boldness: float = 1.0,
+    **options: Any,
+) -> Any:
+    """torchvision's detector of a kind on a ResNet-FPN, as for pretrained weights: frozen norms, stem and layer1 fixed.
+
+    Args:
+        boldness: factor of the box predictor's weights; with less, scores are lower, and rounding counts for less.
+        options: of the class.
+    """
     torch.manual_seed(seed)
-    trunk = resnet50(weights=None, norm_layer=FrozenBatchNorm2d)
-    model = KeypointRCNN(
-        _resnet_fpn_extractor(trunk, 3),
-        2,
-        min_size=min_size,
-        max_size=max_size,
-        num_keypoints=17,
-        box_detections_per_img=detections,
-    )
-    calibrate(model.eval(), images)
+    body = trunk(weights=None, norm_layer=FrozenBatchNorm2d)
+    model = kind(_resnet_fpn_extractor(body, 3), num_classes, **options)
+    calibrate(model.eval(), images, boldness)
+    return model
+
+
+def detector_v2(
+    builder: Callable[..., FasterRCNN],
+    images: Sequence[Tensor],
+    *,
+    seed: int = 0,
+    boldness: float = 1.0,
+    **options: Any,
+) -> Any:
+    """What one of torchvision's `_v2` builders makes, with BN in trunk, FPN and heads, of which nothing is fixed."""
+    torch.manual_seed(seed)
+    model = builder(weights=None, weights_backbone=None, **options)
     with torch.no_grad():
-        for layer in (model.roi_heads.box_predictor.cls_score, model.roi_heads.box_predictor.bbox_pred):
-            layer.weight.mul_(0.4)  # one class passes the threshold with less, and rounding counts for less
+        for norm in (module for module in model.modules() if isinstance(module, nn.BatchNorm2d)):
+            norm.weight.uniform_(0.8, 1.2)
+            norm.bias.uniform_(-0.2, 0.2)
+    calibrate(model.eval(), images, boldness)
     return model
 
 
@@ -76,11 +105,11 @@ SPREAD = {
 
 
 @torch.inference_mode()
-def calibrate(model: nn.Module, images: Sequence[Tensor]) -> None:
+def calibrate(model: FasterRCNN, images: Sequence[Tensor], boldness: float) -> None:
     """Set norms and scales, layer by layer, in one forward pass."""
     hooks = []
     for name, module in model.named_modules():
-        if isinstance(module, FrozenBatchNorm2d):
+        if isinstance(module, NORMS):
             hooks.append(module.register_forward_pre_hook(set_statistics))
         elif isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
             spread = [value for part, value in SPREAD.items() if part in name]
@@ -92,9 +121,11 @@ def calibrate(model: nn.Module, images: Sequence[Tensor]) -> None:
     model(list(images))
     for hook in hooks:
         hook.remove()
+    for layer in (model.roi_heads.box_predictor.cls_score, model.roi_heads.box_predictor.bbox_pred):
+        layer.weight.mul_(boldness)
 
 
-def set_statistics(norm: FrozenBatchNorm2d, inputs: tuple[Tensor]) -> None:
+def set_statistics(norm: NORMS, inputs: tuple[Tensor]) -> None:
     norm.running_mean.copy_(inputs[0].mean(dim=(0, 2, 3)))
     norm.running_var.copy_(inputs[0].var(dim=(0, 2, 3)))
 
@@ -102,6 +133,8 @@ def set_statistics(norm: FrozenBatchNorm2d, inputs: tuple[Tensor]) -> None:
 def set_spread(layer: nn.Module, inputs: tuple[Tensor], output: Tensor, *, spread: float) -> Tensor | None:
     if getattr(layer, "calibrated", False) or output.numel() < 2:
         return None  # a layer shared by the levels is set once
+    if layer.bias is None:
+        return None  # a norm follows
     layer.calibrated = True
     scale = spread / output.std()
     layer.weight.mul_(scale)

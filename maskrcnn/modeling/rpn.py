@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from maskrcnn.conventions import OURS, Conventions
 from maskrcnn.modeling.anchors import AnchorGrid
-from maskrcnn.modeling.layers import ConvReLU, FeatureSpec, init_normal, pick_levels
+from maskrcnn.modeling.layers import ConvReLU, FeatureSpec, conv_relu_stack, init_normal, pick_levels
 from maskrcnn.modeling.matching import POSITIVE, BoxCoder, Matcher, Sampler
 from maskrcnn.ops.boxes import clip_batch, pairwise_iou
 from maskrcnn.ops.nms import padded_nms
@@ -26,6 +26,7 @@ class RPN(nn.Module):
 
     Args:
         specs: the levels that there are; those in `in_features` need the same channels.
+        num_convs: 3x3 convolutions before the two predictors; the paper has one.
         pre_nms_topk_train, pre_nms_topk_test: the best anchors of each level that go into the suppression.
         post_nms_topk_train, post_nms_topk_test: proposals per image.
         smooth_l1_beta: where the box loss turns from quadratic to linear (Faster R-CNN's sigma = 3 is 1/9).
@@ -38,6 +39,7 @@ class RPN(nn.Module):
         conventions: Conventions = OURS,
         *,
         in_features: Sequence[str] = FPN_LEVELS,
+        num_convs: int = 1,
         anchors: AnchorGrid = AnchorGrid(),
         matcher: Matcher = Matcher(positive=0.7, negative=0.3, best_for_each_object=True),
         sampler: Sampler = Sampler(batch_size_per_image=256, positive_fraction=0.5),
@@ -54,6 +56,8 @@ class RPN(nn.Module):
         levels = pick_levels(specs, in_features, "RPN")
         if len(anchors.sizes) != len(levels):
             raise ValueError(f"RPN: {len(anchors.sizes)} levels in ANCHORS.SIZES, {len(levels)} in IN_FEATURES")
+        if num_convs < 1:
+            raise ValueError(f"RPN.NUM_CONVS: {num_convs} is not at least 1")
         self.conventions = conventions
         self.strides = {name: spec.stride for name, spec in levels.items()}
         self.anchors, self.matcher, self.sampler, self.coder = anchors, matcher, sampler, coder
@@ -62,16 +66,17 @@ class RPN(nn.Module):
         self.nms_thresh, self.smooth_l1_beta, self.detach = nms_thresh, smooth_l1_beta, detach
         channels = next(iter(levels.values())).channels
         self.conv = ConvReLU(channels, channels)
+        self.more_convs = conv_relu_stack(channels, channels, num_convs - 1)
         self.objectness = nn.Conv2d(channels, anchors.per_cell, kernel_size=1)
         self.deltas = nn.Conv2d(channels, 4 * anchors.per_cell, kernel_size=1)
-        for layer in (self.conv, self.objectness, self.deltas):
+        for layer in (self.conv, *self.more_convs, self.objectness, self.deltas):
             init_normal(layer, std=0.01)
 
     def forward(self, features: dict[str, Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """Features -> by level, objectness logits (N, H * W * A) and deltas (N, H * W * A, 4), float32."""
         logits, deltas = [], []
         for name in self.strides:
-            x = self.conv(features[name])
+            x = self.more_convs(self.conv(features[name]))
             logits.append(self.objectness(x).permute(0, 2, 3, 1).flatten(1).float())
             deltas.append(self.deltas(x).permute(0, 2, 3, 1).reshape(x.shape[0], -1, 4).float())
         return logits, deltas

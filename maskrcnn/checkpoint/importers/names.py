@@ -41,7 +41,7 @@ def rename(state: Mapping[str, Tensor], table: Table, prefix: str, layout: str) 
 
 
 def head_conv(head: str, index: int, kind: str) -> str:
-    """Our name of a mask or keypoint head's convolution: the first one has one module for each level that is pooled."""
+    """Our name of a head's convolution: the first one has one module for each level that is pooled."""
     return f"roi_heads.{head}.convs.{'0.blocks.0.0' if index == 0 else index}.{kind}"
 
 

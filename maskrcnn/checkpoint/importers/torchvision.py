@@ -1,4 +1,4 @@
-"""torchvision's weights: ResNet and ResNeXt classifiers, and Faster, Mask and Keypoint R-CNN with a ResNet-FPN."""
+"""torchvision's weights: ResNet, ResNeXt classifiers; Faster, Mask and Keypoint R-CNN with a ResNet-FPN, v1 and v2."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from maskrcnn.checkpoint.importers.weights import ImportFailed, Weights
 
 SCHEME = "torchvision://"
 LAYOUT = (
-    "torchvision's weights; known are ResNet classifiers, fasterrcnn_resnet*_fpn, maskrcnn_resnet50_fpn and "
-    "keypointrcnn_resnet50_fpn (not _v2)"
+    "torchvision's weights; known are ResNet classifiers, fasterrcnn_resnet50_fpn, maskrcnn_resnet50_fpn, their _v2, "
+    "and keypointrcnn_resnet50_fpn"
 )
 EPS = 1e-5  # of our norms
 COCO_CLASSES = 91  # torchvision numbers COCO's classes by their original ids 1..90, 10 of which do not exist
@@ -29,19 +29,30 @@ TRUNK = (
     (r"layer(\d)\.(\d+)\.downsample\.0\.weight", lambda m: f"stages.res{int(m[1]) + 1}.{m[2]}.shortcut.weight"),
     (r"layer(\d)\.(\d+)\.downsample\.1\.(\w+)", lambda m: f"stages.res{int(m[1]) + 1}.{m[2]}.shortcut.norm.{m[3]}"),
 )
-# `(?:\.0)*`: since 0.13 a convolution stands in a container of its own; released weights keep the old names.
+FPN = {"inner": "lateral", "layer": "output"}
+# `(?:\.0)?`: since 0.13 a convolution stands in a container of its own, before its norm if it has one (`_v2`); released
+# v1 weights keep the old names.
 DETECTOR = (
-    (r"backbone\.fpn\.inner_blocks\.(\d)(?:\.0)?\.(weight|bias)", lambda m: f"neck.lateral.res{int(m[1]) + 2}.{m[2]}"),
-    (r"backbone\.fpn\.layer_blocks\.(\d)(?:\.0)?\.(weight|bias)", lambda m: f"neck.output.res{int(m[1]) + 2}.{m[2]}"),
+    (
+        r"backbone\.fpn\.(inner|layer)_blocks\.(\d)(?:\.0)?\.(weight|bias)",
+        lambda m: f"neck.{FPN[m[1]]}.res{int(m[2]) + 2}.{m[3]}",
+    ),
+    (
+        r"backbone\.fpn\.(inner|layer)_blocks\.(\d)\.1\.(\w+)",
+        lambda m: f"neck.{FPN[m[1]]}.res{int(m[2]) + 2}.norm.{m[3]}",
+    ),
     (r"rpn\.head\.conv(?:\.0\.0)?\.(weight|bias)", r"proposals.conv.\1"),
+    (r"rpn\.head\.conv\.(\d)\.0\.(weight|bias)", lambda m: f"proposals.more_convs.{int(m[1]) - 1}.{m[2]}"),
     (r"rpn\.head\.cls_logits\.(weight|bias)", r"proposals.objectness.\1"),
     (r"rpn\.head\.bbox_pred\.(weight|bias)", r"proposals.deltas.\1"),
     (r"roi_heads\.box_head\.fc6\.(weight|bias)", r"roi_heads.box_head.fc1.blocks.0.\1"),
     (r"roi_heads\.box_head\.fc7\.(weight|bias)", r"roi_heads.box_head.fc2.\1"),
+    (r"roi_heads\.box_head\.(\d+)\.(weight|bias)", r"roi_heads.box_head.fcs.0.\2"),
     (r"roi_heads\.box_predictor\.cls_score\.(weight|bias)", r"roi_heads.box_head.logits.\1"),
     (r"roi_heads\.box_predictor\.bbox_pred\.(weight|bias)", r"roi_heads.box_head.deltas.\1"),
     (r"roi_heads\.mask_head\.mask_fcn(\d)\.(weight|bias)", lambda m: head_conv("mask_head", int(m[1]) - 1, m[2])),
-    (r"roi_heads\.mask_head\.(\d)\.0\.(weight|bias)", lambda m: head_conv("mask_head", int(m[1]), m[2])),
+    (r"roi_heads\.(box|mask)_head\.(\d)\.0\.(weight|bias)", lambda m: head_conv(f"{m[1]}_head", int(m[2]), m[3])),
+    (r"roi_heads\.(box|mask)_head\.(\d)\.1\.(\w+)", lambda m: head_conv(f"{m[1]}_head", int(m[2]), f"norm.{m[3]}")),
     (r"roi_heads\.mask_predictor\.conv5_mask\.(weight|bias)", r"roi_heads.mask_head.deconv.\1"),
     (r"roi_heads\.mask_predictor\.mask_fcn_logits\.(weight|bias)", r"roi_heads.mask_head.predictor.\1"),
     # ReLUs stand between these convolutions, and have a number too.
@@ -59,7 +70,7 @@ def convert(state: Mapping[str, Tensor]) -> Weights:
     """A torchvision state dict -> our names, background last.
 
     Raises:
-        ImportFailed: tensors without a place here (`_v2` models).
+        ImportFailed: tensors without a place here.
     """
     if "layer1.0.conv1.weight" in state:
         trunk = {name: tensor for name, tensor in state.items() if not name.startswith("fc.")}
@@ -88,8 +99,40 @@ def convert(state: Mapping[str, Tensor]) -> Weights:
         source="torchvision detector",
         class_names=names,
         category_ids=tuple(range(1, rows)),
-        needs={**needs(body), "MODEL.NUM_CLASSES": rows - 1, "MODEL.CONVENTIONS": "torchvision"},
+        needs={
+            **needs(body),
+            **needs_of_heads(tensors),
+            "MODEL.NUM_CLASSES": rows - 1,
+            "MODEL.CONVENTIONS": "torchvision",
+        },
     )
+
+
+def needs_of_heads(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Of a detector in our names, what of neck, RPN and heads is not as in v1: `_v2` has convolutions with BN."""
+    found: dict[str, Any] = {}
+    if "neck.lateral.res2.norm.running_var" in tensors:  # all norms are of one kind there
+        found |= {"MODEL.BACKBONE.NORM": "BN", "MODEL.NECK.NORM": "BN"}
+    if more := count(r"proposals\.more_convs\.\d+\.weight", tensors):
+        found["MODEL.PROPOSALS.NUM_CONVS"] = 1 + more
+    box, mask = "MODEL.ROI_HEADS.BOX_HEAD", "MODEL.ROI_HEADS.MASK_HEAD"
+    if convs := count(r"roi_heads\.box_head\.convs\..*(?<!norm)\.weight", tensors):
+        found |= {
+            f"{box}.NAME": "ConvFCBoxHead",
+            f"{box}.NUM_CONVS": convs,
+            f"{box}.NORM": norm_of("box_head", tensors),
+        }
+    if norm := norm_of("mask_head", tensors):
+        found[f"{mask}.NORM"] = norm
+    return found
+
+
+def count(pattern: str, tensors: Mapping[str, Tensor]) -> int:
+    return sum(re.fullmatch(pattern, name) is not None for name in tensors)
+
+
+def norm_of(head: str, tensors: Mapping[str, Tensor]) -> str:
+    return "BN" if f"roi_heads.{head}.convs.0.blocks.0.0.norm.running_var" in tensors else ""
 
 
 def fold_zero_eps(tensors: dict[str, Tensor]) -> None:

@@ -1,4 +1,4 @@
-from maskrcnn.modeling.roi_heads.box import BoxHead, PooledBoxHead, TwoFCBoxHead
+from maskrcnn.modeling.roi_heads.box import BoxHead, ConvFCBoxHead, PooledBoxHead, TwoFCBoxHead
 from maskrcnn.modeling.roi_heads.c4 import C4RoIHeads, RoIStage
 from maskrcnn.modeling.roi_heads.keypoint import FCNKeypointHead, KeypointHead
 from maskrcnn.modeling.roi_heads.mask import FCNMaskHead, MaskHead, MLPMaskHead
@@ -8,6 +8,7 @@ from maskrcnn.modeling.roi_heads.standard import StandardRoIHeads
 __all__ = [
     "BoxHead",
     "C4RoIHeads",
+    "ConvFCBoxHead",
     "FCNKeypointHead",
     "FCNMaskHead",
     "KeypointHead",

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from maskrcnn.modeling.layers import PerLevel, RoISpec, init_normal, init_xavier
+from maskrcnn.modeling.layers import PerLevel, RoISpec, conv_relu_stack, init_normal, init_xavier
 from maskrcnn.modeling.matching import BoxCoder
 from maskrcnn.modeling.roi_heads.roi_heads import split_rows
 from maskrcnn.ops.boxes import clip_boxes
@@ -92,6 +92,42 @@ class TwoFCBoxHead(BoxHead):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         return self.predict(self.fc2(self.fc1(x)))
+
+
+@BOX_HEADS.register(CODER=BoxCoder)
+class ConvFCBoxHead(BoxHead):
+    """3x3 convolutions, then fully connected layers (Wu & He 2018, §4.2: "4conv1fc", with GN).
+
+    RoI features (R, C, 7, 7), or (L, R, C, 7, 7) from all levels -> logits (R, K+1), deltas (R, K, 4).
+
+    Args:
+        norm: of the convolutions; Wu & He have GN, torchvision's `_v2` models BN.
+    """
+
+    def __init__(
+        self,
+        roi: RoISpec,
+        num_classes: int,
+        *,
+        num_convs: int = 4,
+        conv_dim: int = 256,
+        num_fcs: int = 1,
+        fc_dim: int = 1024,
+        norm: str = "",
+        coder: BoxCoder = FAST_RCNN_CODER,
+        smooth_l1_beta: float = 1.0,
+    ) -> None:
+        super().__init__(fc_dim, num_classes, coder=coder, smooth_l1_beta=smooth_l1_beta)
+        for name, count in (("NUM_CONVS", num_convs), ("NUM_FCS", num_fcs)):
+            if count < 1:
+                raise ValueError(f"ConvFCBoxHead.{name}: {count} is not at least 1")
+        first = PerLevel(lambda: conv_relu_stack(roi.channels, conv_dim, 1, norm), roi.levels)
+        self.convs = nn.Sequential(first, *conv_relu_stack(conv_dim, conv_dim, num_convs - 1, norm))
+        flat = FlatLinear(conv_dim * roi.size[0] * roi.size[1], fc_dim)
+        self.fcs = nn.Sequential(flat, *(FlatLinear(fc_dim, fc_dim) for _ in range(num_fcs - 1)))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.predict(self.fcs(self.convs(x)))
 
 
 @BOX_HEADS.register(CODER=BoxCoder)
