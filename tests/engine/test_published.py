@@ -3,6 +3,7 @@
 import logging
 
 import pytest
+from published_tables import PAGE, page
 from tiny_model import write_config
 
 from maskrcnn import cli, config
@@ -62,6 +63,10 @@ def test_every_row_is_of_an_ablation_with_its_tables_number():
     for row in ROWS:
         if row.config.startswith("ablations/mask_rcnn/table"):
             assert row.row.startswith(f"Table {row.config.split('/')[2].removeprefix('table_')},"), row
+
+
+def test_the_page_lists_them():
+    assert PAGE.read_text(encoding="utf-8") == page(), "python tests/published_tables.py writes it anew"
 
 
 def test_metrics_and_data_sets_are_ours():
