@@ -14,7 +14,7 @@ from maskrcnn.checkpoint import Weights, check_hash, read_weights
 from maskrcnn.checkpoint.download import HASH, SCHEMES
 from maskrcnn.config import ConfigError, config_path, load_config
 from maskrcnn.config.files import configs_folder
-from maskrcnn.engine.needs import config_for
+from maskrcnn.engine.configure import config_for
 from maskrcnn.engine.published import read_rows
 from maskrcnn.engine.state import load_weights
 from maskrcnn.modeling import Model, build_model

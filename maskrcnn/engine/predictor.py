@@ -16,8 +16,8 @@ from maskrcnn.config import load_config
 from maskrcnn.data import DatasetError
 from maskrcnn.data.images import ImageLike, as_pixels
 from maskrcnn.data.transforms import ResizeShortestEdge, from_hwc
+from maskrcnn.engine.configure import config_for
 from maskrcnn.engine.inference import prepare_inference
-from maskrcnn.engine.needs import config_for
 from maskrcnn.engine.precision import choose_precision
 from maskrcnn.engine.state import load_weights
 from maskrcnn.engine.tiles import predict_tiled
