@@ -39,14 +39,14 @@ from maskrcnn.structures import Detections, Instances, Sample
 from maskrcnn.structures.masks import BitmapMasks
 
 CPU = torch.device("cpu")
-CONFIG = "mask_rcnn/mask_rcnn_r50_fpn_160k_coco.yaml"
+CONFIG = "mask_rcnn/mask_rcnn_r50_fpn_noaug_1x_coco.yaml"
 C4_CONFIG = "mask_rcnn/mask_rcnn_r50_c4_1x_coco.yaml"
 # Our config and torchvision's model; its builders know R-50 alone, but its parts take the other trunks.
 MODELS: dict[str, tuple[str, Callable[..., FasterRCNN]]] = {
     "r50_fpn": (CONFIG, mask_rcnn),
-    "r101_fpn": ("mask_rcnn/mask_rcnn_r101_fpn_160k_coco.yaml", partial(mask_rcnn, trunk=resnet101)),
+    "r101_fpn": ("mask_rcnn/mask_rcnn_r101_fpn_2x_coco.yaml", partial(mask_rcnn, trunk=resnet101)),
     "x101_32x8d_fpn": ("mask_rcnn/mask_rcnn_x101_32x8d_fpn_1x_coco.yaml", partial(mask_rcnn, trunk=resnext101_32x8d)),
-    "keypoint": ("mask_rcnn/keypoint_rcnn_r50_fpn_1x_coco.yaml", keypoint_rcnn),
+    "keypoint": ("mask_rcnn/keypoint_rcnn_r50_fpn_90k_coco.yaml", keypoint_rcnn),
 }
 # What our C4 model's layers give when calibrated, as `peers.SPREAD` for torchvision's.
 C4_SPREAD = {

@@ -12,7 +12,9 @@ from maskrcnn.structures.masks import masks_of
 
 FOLDER = config_path("demo/shapes.yaml").parents[1]
 CONFIGS = sorted(
-    str(path.relative_to(FOLDER)) for path in FOLDER.rglob("*.yaml") if path.relative_to(FOLDER).parts[0] != "_base_"
+    str(path.relative_to(FOLDER))
+    for path in FOLDER.rglob("*.yaml")
+    if path.relative_to(FOLDER).parts[0] not in ("_base_", "published")  # fragments, and figures
 )
 # What makes any model small, wherever in the tree the key stands; a key that a model does not have is left alone.
 SMALL = {

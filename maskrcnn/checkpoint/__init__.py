@@ -2,6 +2,7 @@
 
 from maskrcnn.checkpoint.checkpointer import Checkpointer, newest_checkpoint, trace_of_run
 from maskrcnn.checkpoint.classes import ClassRows
+from maskrcnn.checkpoint.download import check_hash
 from maskrcnn.checkpoint.files import CheckpointError, load_checkpoint, save_checkpoint, write_atomically
 from maskrcnn.checkpoint.importers import Weights
 from maskrcnn.checkpoint.weights import Fit, fit, merge, read_weights
@@ -12,6 +13,7 @@ __all__ = [
     "ClassRows",
     "Fit",
     "Weights",
+    "check_hash",
     "fit",
     "load_checkpoint",
     "merge",

@@ -21,6 +21,7 @@ from maskrcnn.checkpoint.pickles import RefusedError, read_pickle
 
 JSON_KEYS = ("class_names", "category_ids", "needs")  # in a .safetensors file's metadata, whose values are strings
 PLAIN = (bool, int, float, str, type(None))
+PLACEHOLDERS = (b"<", b"version https://git-lfs")  # how what a failed download leaves begins
 
 
 class CheckpointError(ValueError):
@@ -83,7 +84,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         start = file.read(64)
     if not start:
         raise CheckpointError(f"{path} is empty")
-    if start.lstrip().startswith((b"<", b"version https://git-lfs")):
+    if start.lstrip().startswith(PLACEHOLDERS):
         raise CheckpointError(
             f"{path} is a web page or a placeholder instead of weights ({start[:30]!r}...): the download went wrong"
         )

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from maskrcnn.checkpoint.classes import ClassRows, Taken, take_classes
+from maskrcnn.checkpoint.download import SCHEMES, fetch, shown
 from maskrcnn.checkpoint.files import CheckpointError, load_checkpoint
 from maskrcnn.checkpoint.importers import ImportFailed, Weights, recognise, torchvision
 
@@ -18,7 +19,9 @@ COUNTERS = "num_batches_tracked"  # of BatchNorm: a count that only a momentum o
 
 
 def read_weights(spec: str) -> Weights:
-    """Read one entry of MODEL.WEIGHTS: a file, or weights by name (`torchvision://ResNet50_Weights.IMAGENET1K_V1`).
+    """Read one entry of MODEL.WEIGHTS: a file, a URL with its hash, or weights by name.
+
+    `model_final.pth`, `https://HOST/FILE#sha256=HASH`, `torchvision://ResNet50_Weights.IMAGENET1K_V1`.
 
     Raises:
         CheckpointError: a file that is missing, damaged, unsafe or without tensors; a name unknown or not to be had.
@@ -26,6 +29,8 @@ def read_weights(spec: str) -> Weights:
     try:
         if spec.startswith(torchvision.SCHEME):
             content: dict[str, Any] = torchvision.read_named(spec)
+        elif spec.startswith(SCHEMES):
+            content, spec = load_checkpoint(fetch(spec)), shown(spec)
         else:
             content = load_checkpoint(Path(spec).expanduser())
         if "model" in content and "class_names" in content:

@@ -7,7 +7,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 
-from maskrcnn.config import format_config, trace_config
+from maskrcnn.config import format_config, lineage, trace_config
 from maskrcnn.distributed import job, local_world_size
 from maskrcnn.engine import run
 from maskrcnn.engine.checks import RunError
@@ -63,14 +63,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser().error("--profile is of training, which --eval-only leaves out")
     device = ["MODEL.DEVICE", args.device] if args.device else []
     cfg, origins = trace_config(args.config, [*args.overrides, *device])
+    invocation = Invocation(command_line(arguments), origins, lineage(args.config))
     if args.print_config:
         print(format_config(cfg, origins))
     elif args.eval_only:
         chosen = origins.get("MODEL.WEIGHTS") == "command line"
-        run.test(cfg, weights=cfg.MODEL.WEIGHTS if chosen else ())
+        run.test(cfg, weights=cfg.MODEL.WEIGHTS if chosen else (), invocation=invocation)
     else:
         try:
-            invocation = Invocation(command_line(arguments), origins)
             run.train(cfg, resume=args.resume, profile=args.profile, invocation=invocation)
         except Preempted as stop:
             print(f"maskrcnn train: {stop}", file=sys.stderr)

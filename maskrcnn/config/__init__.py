@@ -1,6 +1,6 @@
 """Configuration: YAML files with inheritance, command-line overrides, and sections that name classes."""
 
-from maskrcnn.config.files import config_path
+from maskrcnn.config.files import config_path, lineage
 from maskrcnn.config.loader import (
     data_root,
     default_values,
@@ -22,6 +22,7 @@ __all__ = [
     "format_config",
     "format_value",
     "leaves",
+    "lineage",
     "load_config",
     "trace_config",
 ]

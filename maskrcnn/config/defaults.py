@@ -42,7 +42,8 @@ class ModelKeys:
     """MODEL's own keys, which no one model class owns; the named class adds its own."""
 
     NAME: str = "GeneralizedRCNN"
-    # What the weights start from, one or several, later ones win: a checkpoint, or `torchvision://NAME`.
+    # What the weights start from, one or several, later ones win: a checkpoint, `torchvision://NAME`, or a URL with its
+    # hash, `https://HOST/FILE#sha256=HASH`.
     WEIGHTS: str | tuple[str, ...] = ()
     # Options that have their default become what the weights need to answer as where they were trained.
     FOLLOW_WEIGHTS: bool = True

@@ -46,6 +46,21 @@ def config_path(name: str | Path) -> Path:
     raise ConfigError(f"{name}: no such config file{hint}")
 
 
+def shipped_name(path: Path) -> str:
+    """The name of a shipped config, `mask_rcnn/mask_rcnn_r50_fpn_1x_coco.yaml`; "" for any other file."""
+    folder, resolved = configs_folder().resolve(), path.resolve()
+    return resolved.relative_to(folder).as_posix() if resolved.is_relative_to(folder) else ""
+
+
+def lineage(path: str | Path) -> tuple[Path, ...]:
+    """A config's file and those that it inherits from, the nearest first.
+
+    Raises:
+        ConfigError: as `config_path` and `read_with_bases`.
+    """
+    return tuple(file for file, _ in read_with_bases(config_path(path)))[::-1]
+
+
 def read_with_bases(path: Path, _readers: tuple[Path, ...] = ()) -> Iterator[tuple[Path, dict[str, Any]]]:
     """The contents of a file, after those of the files it inherits from, without `_BASE_` itself.
 

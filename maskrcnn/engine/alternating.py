@@ -17,7 +17,7 @@ from maskrcnn.config import dump
 from maskrcnn.distributed import is_main_process
 from maskrcnn.engine import checks, run
 from maskrcnn.engine.checks import RunError, changed
-from maskrcnn.engine.report.results import CONFIG_FILE, INFERENCE
+from maskrcnn.engine.folder import CONFIG_FILE, INFERENCE
 from maskrcnn.engine.state import load_weights
 from maskrcnn.engine.writers.json_lines import METRICS_FILE, evaluations
 from maskrcnn.evaluation.proposals import PROPOSALS_FILE

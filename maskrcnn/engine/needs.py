@@ -1,14 +1,17 @@
-"""What weights need of the config to answer as where they were trained, followed where the config says nothing else."""
+"""What weights need of the config to answer as where they were trained."""
 
 from __future__ import annotations
 
+import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from yacs.config import CfgNode
 
-from maskrcnn.config import default_values, format_value, leaves
+from maskrcnn.checkpoint import Weights
+from maskrcnn.config import default_values, format_value, leaves, load_config
 
 CLASSES = "MODEL.NUM_CLASSES"  # of the data; `checkpoint.take_classes` arranges those of the weights by name
 
@@ -50,3 +53,16 @@ def fulfilled(cfg: CfgNode, needs: Mapping[str, Any]) -> dict[str, Any]:
     """The needs as the config meets them: what the checkpoints of a run from these weights need in their turn."""
     values = dict(leaves(cfg, section=CfgNode))
     return {key: values[key] for key in needs if key in values and key != CLASSES}
+
+
+def config_for(config: str | Path, weights: Weights, overrides: Sequence[str]) -> CfgNode:
+    """The config of a model that answers with these weights as the library that trained them, whatever the file says.
+
+    The overrides win over what the weights need. Where neither says the number of classes it is that of the weights, or
+    stays 0 if they do not say.
+    """
+    needs = [item for key, value in weights.needs.items() for item in (key, json.dumps(value))]
+    cfg = load_config(config, [*needs, *overrides])
+    if cfg.MODEL.NUM_CLASSES or weights.class_names is None:
+        return cfg
+    return load_config(config, [*needs, *overrides, CLASSES, str(len(weights.class_names))])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -19,6 +18,7 @@ from maskrcnn.data import DatasetError
 from maskrcnn.data.images import ImageLike, as_pixels
 from maskrcnn.data.transforms import ResizeShortestEdge, from_hwc
 from maskrcnn.engine.inference import prepare_inference
+from maskrcnn.engine.needs import config_for
 from maskrcnn.engine.precision import choose_precision
 from maskrcnn.engine.state import load_weights
 from maskrcnn.engine.tiles import predict_tiled
@@ -78,8 +78,8 @@ class Predictor:
         model = build_model(self.cfg)
         if model.outputs is not Detections:
             raise ValueError(
-                f"{run_folder_or_config}: a {self.cfg.MODEL.NAME} gives {model.outputs.__name__}, and predicting is for detectors; "
-                "evaluate it with TEST.EVALUATORS [proposals], which keeps them in a file"
+                f"{run_folder_or_config}: a {self.cfg.MODEL.NAME} gives {model.outputs.__name__}, and predicting is "
+                "for detectors; evaluate it with TEST.EVALUATORS [proposals], which keeps them in a file"
             )
         load_weights(model, trained, strict=True)
         chosen = pick_device(device)
@@ -194,15 +194,11 @@ def read_trained(
     if not specs:
         raise CheckpointError(f"{config} names no weights of a trained model; give a weights file")
     trained = merge([read_weights(spec) for spec in specs])
-    needs = [item for key, value in trained.needs.items() for item in (key, json.dumps(value))]
-    cfg = load_config(config, [*needs, *overrides])
+    cfg = config_for(config, trained, overrides)
     if not cfg.MODEL.NUM_CLASSES:
-        if trained.class_names is None:
-            raise CheckpointError(
-                f"{trained.source}: the weights do not say their classes; give their number as MODEL.NUM_CLASSES"
-            )
-        count = str(len(trained.class_names))
-        cfg = load_config(config, [*needs, *overrides, "MODEL.NUM_CLASSES", count])
+        raise CheckpointError(
+            f"{trained.source}: the weights do not say their classes; give their number as MODEL.NUM_CLASSES"
+        )
     return cfg, trained
 
 

@@ -7,7 +7,7 @@ import logging
 import os
 import re
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -34,10 +34,12 @@ class Invocation:
     Args:
         command: a line for a shell; empty: by a call from Python.
         origins: where values of the config come from, by full key (`config.trace_config`).
+        files: that the config was read from, the nearest first (`config.lineage`).
     """
 
     command: str = ""
     origins: Mapping[str, str] = field(default_factory=dict)
+    files: Sequence[Path] = ()
 
 
 class GitState(TypedDict):

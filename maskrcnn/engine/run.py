@@ -44,6 +44,7 @@ from maskrcnn.engine.needs import follow
 from maskrcnn.engine.parts import build_hooks, build_parts, parallel
 from maskrcnn.engine.precision import choose_precision
 from maskrcnn.engine.provenance import Invocation, record_start
+from maskrcnn.engine.published import log_beside
 from maskrcnn.engine.report.build import report_on
 from maskrcnn.engine.report.results import Evaluated
 from maskrcnn.engine.solver import build_schedule
@@ -69,7 +70,8 @@ def train(
         resume: go on from the newest checkpoint in OUTPUT_DIR, if there is one. So does a process that torchrun
             restarted.
         profile: so many iterations, after a few, and leave OUTPUT_DIR/profile; 0: none.
-        invocation: for OUTPUT_DIR/run.json: the command, and where the config's values come from.
+        invocation: for OUTPUT_DIR/run.json: the command, and where the config's values come from. With the config's
+            files, published figures are logged beside the last metrics.
 
     Raises:
         ConfigError, DatasetError, CheckpointError, RunError, GroupError: before anything slow, what is wrong with
@@ -151,15 +153,17 @@ def train(
                     f"the end, in {len(views.views)} views", evaluation.seconds, evaluation.figures
                 )
                 report_on(folder, parts.test_sets, evaluated, config=dump(cfg), page=cfg.TEST.REPORT)
+        log_beside(results, list(parts.test_sets), cfg, invocation.files, trained=True)
         logger.info("done; the run is in %s", folder)
         return results
 
 
-def test(cfg: CfgNode, *, weights: Sequence[str] = ()) -> dict[str, float]:
+def test(cfg: CfgNode, *, weights: Sequence[str] = (), invocation: Invocation = Invocation()) -> dict[str, float]:
     """Evaluate on DATASETS.TEST; the metrics.
 
     Args:
         weights: what to evaluate; else the newest checkpoint in OUTPUT_DIR, else MODEL.WEIGHTS.
+        invocation: with the config's files, figures that were published for it are logged beside the metrics.
 
     Raises:
         ConfigError, DatasetError, CheckpointError, RunError: what is wrong with config, data or weights.
@@ -197,6 +201,7 @@ def test(cfg: CfgNode, *, weights: Sequence[str] = ()) -> dict[str, float]:
             evaluation = Evaluation(cfg, model, test_sets, mapper, folder / INFERENCE, precision)
             views = MultiViewInference.from_config(cfg, model)
         results = evaluation(views)
+        log_beside(results, list(test_sets), cfg, invocation.files, trained=False)
         if is_main_process() and cfg.TEST.EVALUATORS:  # of losses alone nothing would be in it, and the last one stays
             evaluated = Evaluated.now(", ".join(specs), evaluation.seconds, evaluation.figures)
             report_on(folder, test_sets, evaluated, config=dump(cfg), page=cfg.TEST.REPORT)

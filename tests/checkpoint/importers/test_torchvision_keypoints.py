@@ -9,7 +9,7 @@ from maskrcnn.checkpoint.importers import recognise
 
 SIZES = [(224, 320), (301, 233), (256, 256), (200, 384), (352, 288)]
 PEOPLE = 25  # the head is most of the work
-CONFIG = "mask_rcnn/keypoint_rcnn_r50_fpn_1x_coco.yaml"
+CONFIG = "mask_rcnn/keypoint_rcnn_r50_fpn_90k_coco.yaml"
 
 
 @pytest.fixture(scope="module")

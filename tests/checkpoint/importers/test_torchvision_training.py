@@ -18,7 +18,7 @@ SIZES = [(128, 192), (192, 128)]
 FEW = {"min_size": 128, "max_size": 192, "rpn_batch_size_per_image": 64, "box_batch_size_per_image": 24}
 IMAGES = [textured_image(size, seed) for seed, size in enumerate(SIZES)]
 CONFIGS = {kind: f"mask_rcnn/{kind}_rcnn_r50_fpn_1x_coco.yaml" for kind in ("faster", "mask", "keypoint")}
-TORCHVISION_BETA = ["MODEL.ROI_HEADS.BOX_HEAD.SMOOTH_L1_BETA", str(1 / 9)]  # of the box head's loss; Fast R-CNN's is 1
+TORCHVISION_BETA = [f"{part}.SMOOTH_L1_BETA={1 / 9}" for part in ("MODEL.PROPOSALS", "MODEL.ROI_HEADS.BOX_HEAD")]
 
 
 def compare(peer, kind: str, num_classes: int, overrides: list[str]) -> int:
