@@ -2,10 +2,13 @@
 
 import pytest
 import torch
+from yacs.config import CfgNode
 
 import maskrcnn
 from maskrcnn.checkpoint import Weights
 from maskrcnn.checkpoint.exporters import TARGETS, ExportFailed
+from maskrcnn.checkpoint.importers import recognise
+from maskrcnn.config import leaves
 
 PROBABILITY = ["MODEL.ROI_HEADS.KEYPOINT_HEAD.SCORE", "probability"]
 BLOCKS = {"res2": 3, "res3": 4, "res4": 6, "res5": 3}
@@ -146,3 +149,26 @@ def test_what_detectron2_does_not_have_is_named(config, overrides, part):
 def test_other_arithmetic_is_noted():
     _, file = exported("mask_rcnn_r50_fpn_1x_coco", "MODEL.CONVENTIONS", "torchvision")
     assert file.settings["MODEL.ROI_BOX_HEAD.POOLER_TYPE"] == "ROIAlign" and "rounds anchors" in file.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("config", "overrides"),
+    [
+        ("mask_rcnn_r50_fpn_1x_coco", []),
+        ("mask_rcnn_r50_c4_1x_coco", []),
+        ("mask_rcnn_r50_dc5_1x_coco", []),
+        ("mask_rcnn_r50_fpn_dcnv2_1x_coco", []),
+        ("mask_rcnn_r50_fpn_gn_3x_coco", []),
+        ("keypoint_rcnn_r50_fpn_1x_coco", PROBABILITY),
+    ],
+)
+def test_what_goes_out_comes_back(config, overrides):
+    tensors, file = exported(config, *overrides)
+    back = recognise(file.content["model"], file.content)
+    assert back.tensors.keys() == tensors.keys()
+    assert all(torch.equal(back.tensors[name], tensor) for name, tensor in tensors.items())
+    cfg = maskrcnn.load_config(f"mask_rcnn/{config}", ["MODEL.NUM_CLASSES", "3", *overrides])
+    values = dict(leaves(cfg, section=CfgNode))
+    not_in_the_file = ("CONVENTIONS", "STRIDE_IN_1X1", "SAMPLING_RATIO")  # they come as Detectron2's zoo has them
+    for key, wanted in back.needs.items():
+        assert key.endswith(not_in_the_file) or values[key] == pytest.approx(wanted, abs=1e-4), key
