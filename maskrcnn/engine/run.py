@@ -149,9 +149,8 @@ def train(
         if views is not None and evaluation.wanted:  # beside the run's own figures, among which it would stand out
             results = evaluation(views)
             if is_main_process():
-                evaluated = Evaluated.now(
-                    f"the end, in {len(views.views)} views", evaluation.seconds, evaluation.figures
-                )
+                what = f"the end, {views}"
+                evaluated = Evaluated.now(what, evaluation.seconds, evaluation.figures)
                 report_on(folder, parts.test_sets, evaluated, config=dump(cfg), page=cfg.TEST.REPORT)
         log_beside(results, list(parts.test_sets), cfg, invocation.files, trained=True)
         logger.info("done; the run is in %s", folder)
@@ -203,7 +202,8 @@ def test(cfg: CfgNode, *, weights: Sequence[str] = (), invocation: Invocation = 
         results = evaluation(views)
         log_beside(results, list(test_sets), cfg, invocation.files, trained=False)
         if is_main_process() and cfg.TEST.EVALUATORS:  # of losses alone nothing would be in it, and the last one stays
-            evaluated = Evaluated.now(", ".join(specs), evaluation.seconds, evaluation.figures)
+            what = ", ".join(specs) if views is None else f"{', '.join(specs)}, {views}"
+            evaluated = Evaluated.now(what, evaluation.seconds, evaluation.figures)
             report_on(folder, test_sets, evaluated, config=dump(cfg), page=cfg.TEST.REPORT)
         return results
 

@@ -123,6 +123,9 @@ class MultiViewInference(nn.Module):
         frame = View(ordinary["MIN_SIZE_TEST"], ordinary["MAX_SIZE_TEST"], rounding=rounding)
         return cls(model, frame, views, voting=section["BOX_VOTING"])
 
+    def __str__(self) -> str:
+        return f"in {len(self.views)} views"
+
     def inference(self, batch: list[Sample]) -> list[Detections]:
         """As the model's, of samples that were not resized."""
         return [self.detect(sample) for sample in batch]

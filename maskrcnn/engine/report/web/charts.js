@@ -57,7 +57,7 @@ class Chart {
       scales: { x: { time: false, ...(xRange && { range: xRange }) }, y: yRange ? { range: yRange } : {} },
       legend: { live: true },
       cursor: { y: false, drag: { x: true, y: false } },
-      axes: [axisOf(x), { ...axisOf(y), size: 60 }],
+      axes: [axisOf(x), { ...axisOf(y), size: widthOf }],
       series: [
         { label: x, value: (_, v) => fixed(v, xDigits) },
         ...series.map((one, i) => lineOf(one, i, few, digits)),
@@ -82,6 +82,11 @@ function axisOf(label) {
     size: 34,
     values,
   };
+}
+
+/** Of a vertical axis: its ticks beside its name. */
+function widthOf(_, texts) {
+  return 26 + 7 * Math.max(4, ...(texts ?? []).map((text) => text.length));
 }
 
 /** As short as it can be: 0.0005, 12,000; a tick of very small numbers as 5e-7. */

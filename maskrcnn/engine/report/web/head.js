@@ -22,7 +22,8 @@ function makeHead(state, data) {
   } else {
     facts.textContent = `made ${moment(data.made)}`;
     verdict.textContent =
-      "Nothing has been evaluated yet. This page shows figures, errors and pictures after the first evaluation.";
+      "No detections have been evaluated yet. This page shows figures, errors and pictures after the first " +
+      "evaluation by the evaluator coco.";
   }
   return make("header", { class: "head", id: "top" }, make("h1", {}, data.title), facts, box, verdict);
 }
