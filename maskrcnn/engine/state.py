@@ -43,9 +43,13 @@ def load_weights(model: Model, weights: Weights, *, strict: bool, class_names: S
     Raises:
         CheckpointError: they do not fit; see `checkpoint.fit`.
     """
-    if not strict:  # they may be a whole trunk's
-        weights = replace(weights, tensors={model.place(name): tensor for name, tensor in weights.tensors.items()})
-    rows = None if class_names is None else ClassRows(model.class_rows(), class_names)
+    if strict:
+        tensors = {name: tensor for name, tensor in weights.tensors.items() if not name.startswith(model.without)}
+    else:  # they may be a whole trunk's
+        tensors = {model.place(name): tensor for name, tensor in weights.tensors.items()}
+    weights = replace(weights, tensors=tensors)
+    by_class = model.class_rows()
+    rows = ClassRows(by_class, class_names) if class_names is not None and by_class else None
     fitted = fit(weights, model.state_dict(), strict=strict, rows=rows)
     model.load_state_dict(fitted.tensors, strict=False)
     return fitted
