@@ -44,12 +44,14 @@ def load_weights(model: Model, weights: Weights, *, strict: bool, class_names: S
         CheckpointError: they do not fit; see `checkpoint.fit`.
     """
     if strict:
-        tensors = {name: tensor for name, tensor in weights.tensors.items() if not name.startswith(model.without)}
+        without = getattr(model, "without", ())
+        tensors = {name: tensor for name, tensor in weights.tensors.items() if not name.startswith(without)}
     else:  # they may be a whole trunk's
         tensors = {model.place(name): tensor for name, tensor in weights.tensors.items()}
     weights = replace(weights, tensors=tensors)
-    by_class = model.class_rows()
-    rows = ClassRows(by_class, class_names) if class_names is not None and by_class else None
+    rows = None
+    if class_names is not None and (by_class := model.class_rows()):  # without such rows any classes will do
+        rows = ClassRows(by_class, class_names)
     fitted = fit(weights, model.state_dict(), strict=strict, rows=rows)
     model.load_state_dict(fitted.tensors, strict=False)
     return fitted
