@@ -49,9 +49,7 @@ def load_weights(model: Model, weights: Weights, *, strict: bool, class_names: S
     else:  # they may be a whole trunk's
         tensors = {model.place(name): tensor for name, tensor in weights.tensors.items()}
     weights = replace(weights, tensors=tensors)
-    rows = None
-    if class_names is not None and (by_class := model.class_rows()):  # without such rows any classes will do
-        rows = ClassRows(by_class, class_names)
+    rows = None if class_names is None else ClassRows(model.class_rows(), class_names)
     fitted = fit(weights, model.state_dict(), strict=strict, rows=rows)
     model.load_state_dict(fitted.tensors, strict=False)
     return fitted
