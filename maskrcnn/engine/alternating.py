@@ -26,6 +26,7 @@ from maskrcnn.engine import checks, run
 from maskrcnn.engine.checks import RunError, changed
 from maskrcnn.engine.folder import CONFIG_FILE, INFERENCE
 from maskrcnn.engine.needs import follow, fulfilled
+from maskrcnn.engine.provenance import Invocation
 from maskrcnn.engine.state import load_weights
 from maskrcnn.engine.writers.json_lines import METRICS_FILE, evaluations
 from maskrcnn.evaluation.proposals import PROPOSALS_FILE
@@ -37,7 +38,9 @@ FIRST_STAGE, SECOND_STAGE = "proposals.", "roi_heads."
 logger = logging.getLogger(__name__)
 
 
-def train_in_steps(cfg: CfgNode, *, tell: Callable[[str], None] = logger.info) -> dict[str, float]:
+def train_in_steps(
+    cfg: CfgNode, *, tell: Callable[[str], None] = logger.info, invocation: Invocation = Invocation()
+) -> dict[str, float]:
     """Train a two-stage detector in four steps, join them and evaluate; the last metrics.
 
     1. The RPN, from MODEL.WEIGHTS; its proposals for every data set.
@@ -51,6 +54,7 @@ def train_in_steps(cfg: CfgNode, *, tell: Callable[[str], None] = logger.info) -
     Args:
         cfg: of an ordinary detector with an RPN.
         tell: gets a line at the beginning of each step, in the main process.
+        invocation: with the config's files, figures that were published for it are logged beside the last metrics.
 
     Raises:
         RunError: the config is of no such detector; and what `run.train` and `run.test` raise.
@@ -76,7 +80,8 @@ def train_in_steps(cfg: CfgNode, *, tell: Callable[[str], None] = logger.info) -
         tell(f"the detector of all four steps is {join(cfg, step3, step4, folder)}")
     if not wants_evaluation(cfg):
         return {}
-    return run.test(cfg, weights=(str(folder / Checkpointer.FINAL),))  # where the processes wait for the main one
+    weights = (str(folder / Checkpointer.FINAL),)
+    return run.test(cfg, weights=weights, invocation=invocation)  # where the processes wait for the main one
 
 
 def check_steps(cfg: CfgNode) -> None:

@@ -12,7 +12,7 @@ from yacs.config import CfgNode
 from maskrcnn import Predictor
 from maskrcnn.checkpoint import load_checkpoint, read_weights
 from maskrcnn.cli import main
-from maskrcnn.config import load_config
+from maskrcnn.config import dump, load_config
 from maskrcnn.engine import alternating, run
 from maskrcnn.engine.alternating import train_in_steps
 from maskrcnn.engine.checks import RunError, changed
@@ -120,7 +120,11 @@ def test_a_second_call_repeats_nothing(steps: Path, monkeypatch: pytest.MonkeyPa
         raise AssertionError("trained again")
 
     monkeypatch.setattr(alternating.run, "train", refuse)
-    train_in_steps(config(steps))
+    files: list[tuple[Path, ...]] = []  # whose published figures are shown
+    monkeypatch.setattr(run, "log_beside", lambda *given, **_: files.append(given[3]))
+    (steps / "again.yaml").write_text(dump(config(steps)))
+    assert main(["train_steps", "--config", str(steps / "again.yaml")]) == 0
+    assert files == [(steps / "again.yaml",)]
     assert times == {path: path.stat().st_mtime_ns for path in times}
 
 

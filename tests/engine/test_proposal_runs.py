@@ -172,6 +172,8 @@ def test_evaluating_with_losses_and_several_workers(tmp_path: Path) -> None:
     assert again["bbox/AP"] == metrics["bbox/AP"]
     with pytest.raises(ValueError, match="these images have no proposals"):
         maskrcnn.Predictor(tmp_path / "run")(tmp_path / "data" / "0.png")
+    assert main(["show_predictions", str(tmp_path / "run")]) == 0  # on images that have their proposals
+    assert (tmp_path / "run" / "predictions.jpg").is_file()
 
 
 def test_a_detectors_proposals_are_written_and_read_with_its_own_weights(tmp_path: Path) -> None:
