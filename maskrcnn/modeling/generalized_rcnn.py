@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, cast
 
 from torch import Tensor, nn
 
@@ -65,6 +65,11 @@ class RegionModel(Model):
         """The levels that the stages say they read: a part that reads some has their `strides`, by name."""
         parts = [part for name, part in self.named_modules() if name.split(".")[0] not in ("backbone", "neck")]
         return {level for part in parts for level in getattr(part, "strides", ())}
+
+    def unread_levels(self) -> list[str]:
+        """The levels that no stage says it reads: what computes one of them alone does not learn."""
+        specs = cast("Mapping[str, FeatureSpec]", (self.backbone if self.neck is None else self.neck).specs)
+        return [level for level in specs if level not in self.levels_read]
 
     def with_all_levels(self, losses: dict[str, Tensor], features: dict[str, Tensor]) -> dict[str, Tensor]:
         """The losses, on which every level depends, by a zero if no stage reads it.

@@ -62,6 +62,7 @@ def test_two_commands_of_the_page(coco: Path, block: int) -> None:
     folder = Path(shlex.split(lines[1])[shlex.split(lines[1]).index("OUTPUT_DIR") + 1])
     metrics = (folder / "metrics.json").read_text()
     assert '"bbox/AP"' in metrics and "loss_rpn" not in metrics
+    assert "no stage reads p6: what computes" in (folder / "log.txt").read_text()
     rpn = (coco / "output" / "rpn" / "metrics.json").read_text()
     assert all(f'"{name}/proposals/AR@1000"' in rpn for name in SETS) and "loss_rpn_cls" in rpn
     cfg = load_config(folder / "config.yaml")

@@ -1,5 +1,7 @@
 """What training in several processes needs of every step: a gradient for each parameter, whatever the images hold."""
 
+from functools import partial
+
 import pytest
 import torch
 import torch.multiprocessing as mp
@@ -126,8 +128,8 @@ def test_levels_that_are_all_read_cost_nothing():
     assert model.with_all_levels(losses, {"p9": torch.ones(1, requires_grad=True)})["loss_cls"].requires_grad
 
 
-def train_in_process(rank):
-    model = small_model("SyncBN")
+def train_in_process(rank, more=()):
+    model = small_model("SyncBN", more)
     parallel = DistributedDataParallel(model)  # without find_unused_parameters
     for objects in ((2, 0), (0, 2), (0, 0)):  # by rank, step by step
         backward(parallel, [make_sample((48 + 8 * rank, 64), objects[rank])])
@@ -135,7 +137,8 @@ def train_in_process(rank):
 
 
 @pytest.mark.skipif("fork" not in mp.get_all_start_methods(), reason="processes cannot be forked here")
-def test_processes_without_objects_keep_in_step():
-    (first, missing), (second, also_missing) = in_processes(2, train_in_process)
+@pytest.mark.parametrize("more", [{}, UNREAD["the RPN's"]], ids=["all levels read", "not all"])
+def test_processes_without_objects_keep_in_step(more):
+    (first, missing), (second, also_missing) = in_processes(2, partial(train_in_process, more=more))
     assert missing == also_missing == []
     assert all(torch.equal(value, second[name]) for name, value in first.items())
