@@ -91,7 +91,8 @@ def ours_with_c4(images: Sequence[Tensor]) -> maskrcnn.modeling.Model:
     peer = mask_rcnn([image / 255 for image in images], min_size=480, max_size=640)
     trunk = recognise(peer.backbone.body.state_dict())
     assert trunk is not None
-    model = maskrcnn.build_model(maskrcnn.load_config(C4_CONFIG, ["MODEL.NUM_CLASSES", "80"]))
+    ratio = ["MODEL.ROI_HEADS.POOLER.SAMPLING_RATIO", "2"]  # as in the other models and their peers
+    model = maskrcnn.build_model(maskrcnn.load_config(C4_CONFIG, ["MODEL.NUM_CLASSES", "80", *ratio]))
     tensors = {model.place(name): tensor for name, tensor in trunk.tensors.items()}
     assert not model.load_state_dict(tensors, strict=False).unexpected_keys
     samples = [Sample(image, i, (image.shape[1], image.shape[2])) for i, image in enumerate(images)]

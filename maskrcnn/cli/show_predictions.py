@@ -14,6 +14,7 @@ from maskrcnn.cli.show_data import CELL, CROWDED, choose, counted
 from maskrcnn.data.datasets import dataset
 from maskrcnn.data.mappers import keypoints, read_recorded
 from maskrcnn.data.records import Dataset, ImageRecord, concatenate
+from maskrcnn.engine.inputs import with_proposals
 from maskrcnn.engine.predictor import Predictor
 from maskrcnn.structures.masks import masks_of
 from maskrcnn.visualization import draw_detections, draw_instances, fit, save_picture, sheet
@@ -40,11 +41,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     predictor = Predictor(args.run, device=args.device)
     if not predictor.cfg.DATASETS.TEST:
         p.error(f"{args.run}/config.yaml has no DATASETS.TEST to show images of")
+    sets = predictor.cfg.DATASETS
     data = concatenate(
-        [
-            dataset(spec, predictor.cfg.DATASETS.ROOT, predictor.cfg.DATASETS.PROBLEMS)
-            for spec in predictor.cfg.DATASETS.TEST
-        ]
+        with_proposals([dataset(spec, sets.ROOT, sets.PROBLEMS) for spec in sets.TEST], sets.PROPOSAL_FILES_TEST)
     )
     output = args.output or args.run / "predictions.jpg"
     save_picture(output, prediction_sheet(predictor, data, args.count, score_threshold=args.score_threshold))
@@ -58,7 +57,7 @@ def prediction_sheet(predictor: Predictor, data: Dataset, count: int, *, score_t
     for i in tqdm(choose(data, count), desc="drawing", unit="img", disable=None, leave=False):
         record = data[i]
         image = read_recorded(record)
-        detections = predictor(image)
+        detections = predictor.on_record(record)
         detections = detections[detections.scores >= score_threshold]
         scale = fit(record.size, CELL)
         pictures.append(draw_record(image, record, data.class_names, scale=scale))

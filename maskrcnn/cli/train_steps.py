@@ -6,9 +6,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from maskrcnn.config import load_config
+from maskrcnn.config import lineage, trace_config
 from maskrcnn.engine.alternating import train_in_steps
 from maskrcnn.engine.hooks.preemption import EXIT_CODE, Preempted
+from maskrcnn.engine.provenance import Invocation
 
 
 def parser() -> argparse.ArgumentParser:
@@ -29,7 +30,8 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_intermixed_args(argv)  # intermixed: a flag after the overrides counts
     try:
-        train_in_steps(load_config(args.config, args.overrides), tell=print)
+        cfg, origins = trace_config(args.config, args.overrides)
+        train_in_steps(cfg, tell=print, invocation=Invocation(origins=origins, files=lineage(args.config)))
     except Preempted as stop:
         print(f"maskrcnn train_steps: {stop}", file=sys.stderr)
         return EXIT_CODE

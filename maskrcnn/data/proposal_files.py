@@ -2,12 +2,14 @@
 
 A safetensors file with `boxes` float32 (P, 4), absolute XYXY in pixels of the image files; `scores` float32 (P,); and
 `offsets` int64 (N + 1,): the proposals of image i are offsets[i]:offsets[i + 1]. The metadata are JSON: `dataset`, the
-name of the data set, and `image_ids`, N of them. `maskrcnn.evaluation.proposals` writes it.
+name of the data set; `image_ids`, N of them; and, unless left out, `images`, the name, height and width of each image's
+file, by which they are known again. `maskrcnn.evaluation.proposals` writes it.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,7 @@ def read_proposals(path: Path, dataset: Dataset) -> StoredProposals:
         DatasetError: there is no such file, it is no file of proposals, or one of another data set; an image has no
             entry in it.
     """
-    arrays, name, image_ids = _read(path)
+    arrays, name, image_ids, images = _read(path)
     if name != dataset.name:
         raise DatasetError(f"{path}: its 'dataset' is {name!r}, but the images are those of {dataset.name!r}")
     boxes, scores, offsets = (arrays[key] for key in SHAPES)
@@ -58,11 +60,29 @@ def read_proposals(path: Path, dataset: Dataset) -> StoredProposals:
             f"{path}: 'image_ids' lacks {missing} of the {len(dataset)} images of {dataset.source}, the first being "
             f"{first}; make the file for all of them (an image may have no boxes, but not be left out)"
         )
+    _check_images(path, dataset, [images[i] for i in order] if images else None)
     return StoredProposals(boxes, scores, np.stack([offsets[:-1][order], offsets[1:][order]], axis=1))
 
 
-def _read(path: Path) -> tuple[dict[str, np.ndarray], str, list[int | str]]:
-    """The arrays, the data set's name and the image ids, whose kinds are as they should be."""
+def _check_images(path: Path, dataset: Dataset, images: list[Any] | None) -> None:
+    """Raises DatasetError: an image of the data set is another file than that of its id whose proposals these are."""
+    if images is None:
+        return
+    for i, (file, size, theirs) in enumerate(zip(dataset.paths, dataset.sizes.tolist(), images, strict=True)):
+        if theirs != [file.name, *size]:
+            raise DatasetError(
+                f"{path}: image {dataset.image_ids[i]} was {_image(theirs)}, but in {dataset.source} it is "
+                f"{_image([file.name, *size])}; are these the proposals of another data set of the same name?"
+            )
+
+
+def _image(facts: list[Any]) -> str:
+    name, height, width = facts
+    return f"{name!r} of {width} x {height} pixels"
+
+
+def _read(path: Path) -> tuple[dict[str, np.ndarray], str, list[int | str], list[list[Any]] | None]:
+    """The arrays, the data set's name, the image ids and the images, whose kinds are as they should be."""
     if not path.is_file():
         raise DatasetError(
             f"no file of proposals {path}; evaluating an RPN with TEST.EVALUATORS [proposals] writes one for each data "
@@ -74,17 +94,34 @@ def _read(path: Path) -> tuple[dict[str, np.ndarray], str, list[int | str]]:
             if lacking := [key for key in SHAPES if key not in file.keys()]:  # noqa: SIM118 - it is no mapping
                 raise DatasetError(f"{path} has no {', '.join(lacking)}: it is no file of proposals")
             arrays = {key: file.get_tensor(key) for key in SHAPES}
-        facts: dict[str, Any] = {key: json.loads(metadata[key]) for key in ("dataset", "image_ids")}
-    except KeyError as error:
-        raise DatasetError(f"{path} has no {error} in its metadata: it is no file of proposals") from error
-    except (safetensors.SafetensorError, json.JSONDecodeError, OSError) as error:
+    except (safetensors.SafetensorError, OSError) as error:
         raise DatasetError(f"{path} is truncated, or no safetensors file ({error})") from error
-    if not isinstance(facts["image_ids"], list):
-        raise DatasetError(f"{path}: 'image_ids' is {facts['image_ids']!r}; expected a list")
+    name, image_ids = (_fact(path, metadata, key) for key in ("dataset", "image_ids"))
+    images = _fact(path, metadata, "images") if "images" in metadata else None
+    if not isinstance(image_ids, list):
+        raise DatasetError(f"{path}: 'image_ids' is {image_ids!r}; expected a list")
+    if odd := [i for i in image_ids if not isinstance(i, (int, str))]:
+        raise DatasetError(f"{path}: {odd[0]!r} is one of 'image_ids'; expected a list of whole numbers or of texts")
+    if images is not None:
+        fine = isinstance(images, list) and len(images) == len(image_ids)
+        if not fine or not all(isinstance(image, list) and len(image) == 3 for image in images):
+            raise DatasetError(
+                f"{path}: 'images' in its metadata is no list of [name, height, width] for each of the "
+                f"{len(image_ids)} images; mend it, or leave it out"
+            )
     for key, (dtype, axes) in SHAPES.items():
         if str(arrays[key].dtype) != dtype or arrays[key].ndim != axes:
             raise DatasetError(
                 f"{path}: {key!r} is {arrays[key].dtype} of shape {arrays[key].shape}; expected {dtype} with {axes} "
                 "axes"
             )
-    return arrays, facts["dataset"], facts["image_ids"]
+    return arrays, name, image_ids, images
+
+
+def _fact(path: Path, metadata: Mapping[str, str], key: str) -> Any:
+    if key not in metadata:
+        raise DatasetError(f"{path} has no {key!r} in its metadata: it is no file of proposals")
+    try:
+        return json.loads(metadata[key])
+    except json.JSONDecodeError as error:
+        raise DatasetError(f"{path}: {key!r} in its metadata is {metadata[key][:50]!r}, which is no JSON") from error

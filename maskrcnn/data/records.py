@@ -325,6 +325,7 @@ def concatenate(datasets: Sequence[Dataset]) -> Dataset:
         category_ids=first.category_ids,
         name=" + ".join(d.name for d in datasets),
         changes=[change for d in datasets for change in d.changes],
+        annotated=all(d.annotated for d in datasets),
     )
     proposals = [d.proposals for d in datasets if d.proposals is not None]
     assert len(proposals) in (0, len(datasets)), "some of the data sets have proposals, others have none"

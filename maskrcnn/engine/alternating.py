@@ -12,12 +12,21 @@ from pathlib import Path
 import torch
 from yacs.config import CfgNode
 
-from maskrcnn.checkpoint import Checkpointer, load_checkpoint, newest_checkpoint, read_weights, write_atomically
+from maskrcnn.checkpoint import (
+    Checkpointer,
+    load_checkpoint,
+    merge,
+    newest_checkpoint,
+    read_weights,
+    write_atomically,
+)
 from maskrcnn.config import dump
 from maskrcnn.distributed import is_main_process
 from maskrcnn.engine import checks, run
 from maskrcnn.engine.checks import RunError, changed
 from maskrcnn.engine.folder import CONFIG_FILE, INFERENCE
+from maskrcnn.engine.needs import follow, fulfilled
+from maskrcnn.engine.provenance import Invocation
 from maskrcnn.engine.state import load_weights
 from maskrcnn.engine.writers.json_lines import METRICS_FILE, evaluations
 from maskrcnn.evaluation.proposals import PROPOSALS_FILE
@@ -29,7 +38,9 @@ FIRST_STAGE, SECOND_STAGE = "proposals.", "roi_heads."
 logger = logging.getLogger(__name__)
 
 
-def train_in_steps(cfg: CfgNode, *, tell: Callable[[str], None] = logger.info) -> dict[str, float]:
+def train_in_steps(
+    cfg: CfgNode, *, tell: Callable[[str], None] = logger.info, invocation: Invocation = Invocation()
+) -> dict[str, float]:
     """Train a two-stage detector in four steps, join them and evaluate; the last metrics.
 
     1. The RPN, from MODEL.WEIGHTS; its proposals for every data set.
@@ -43,6 +54,7 @@ def train_in_steps(cfg: CfgNode, *, tell: Callable[[str], None] = logger.info) -
     Args:
         cfg: of an ordinary detector with an RPN.
         tell: gets a line at the beginning of each step, in the main process.
+        invocation: with the config's files, figures that were published for it are logged beside the last metrics.
 
     Raises:
         RunError: the config is of no such detector; and what `run.train` and `run.test` raise.
@@ -68,7 +80,8 @@ def train_in_steps(cfg: CfgNode, *, tell: Callable[[str], None] = logger.info) -
         tell(f"the detector of all four steps is {join(cfg, step3, step4, folder)}")
     if not wants_evaluation(cfg):
         return {}
-    return run.test(cfg, weights=(str(folder / Checkpointer.FINAL),))  # where the processes wait for the main one
+    weights = (str(folder / Checkpointer.FINAL),)
+    return run.test(cfg, weights=weights, invocation=invocation)  # where the processes wait for the main one
 
 
 def check_steps(cfg: CfgNode) -> None:
@@ -90,6 +103,7 @@ def train_rpn(cfg: CfgNode, folder: Path, *, weights: Sequence[str], frozen: boo
     cfg = changed(cfg, "", MODEL=CfgNode({key: value for key, value in cfg.MODEL.items() if key != "ROI_HEADS"}))
     cfg = changed(cfg, "MODEL", NAME="ProposalNetwork")
     cfg = step_config(cfg, folder, weights, frozen=frozen)
+    cfg = changed(cfg, "TEST", AUGMENTATION=CfgNode({**cfg.TEST.AUGMENTATION, "ENABLED": False}))  # of detectors alone
     alone = changed(cfg, "DATASETS", TEST=())  # the proposals come with the recall that they allow
     train_once(changed(alone, "TEST", BEST_METRIC="", PATIENCE=0, LOSS=False, EVALUATORS=("proposals",)))
     stage = cfg.MODEL.PROPOSALS
@@ -184,10 +198,17 @@ def join(cfg: CfgNode, rpn: Path, detector: Path, folder: Path) -> Path:
     layers = {name: tensor for name, tensor in first.tensors.items() if name.startswith(FIRST_STAGE)}
     class_names, category_ids = second.class_names or (), second.category_ids or ()  # a run's checkpoint has them
     cfg = changed(cfg, "MODEL", NUM_CLASSES=len(class_names))
+    needs = merge([first, second]).needs  # of MODEL.WEIGHTS, as the steps met them: each knows those of its own parts
+    cfg = follow(cfg, needs, f"{rpn} and {detector}")
     model = build_model(cfg)
     whole = replace(second, tensors={**trunks[0], **layers, **heads}, source=f"{rpn} and {detector}")
     load_weights(model, whole, strict=True)
-    facts = {"class_names": list(class_names), "category_ids": list(category_ids), "config": dump(cfg)}
+    facts = {
+        "class_names": list(class_names),
+        "category_ids": list(category_ids),
+        "config": dump(cfg),
+        "needs": fulfilled(cfg, needs),
+    }
     write_atomically(folder / CONFIG_FILE, dump(cfg).encode())
     state = {"model": dict(model.state_dict())}
     return Checkpointer(folder, facts).save(cfg.SOLVER.MAX_ITER - 1, state, Checkpointer.FINAL)

@@ -237,10 +237,15 @@ def shared_images_hint(train_set: Dataset, test_set: Dataset) -> str | None:
     )
 
 
-def check_annotations(cfg: CfgNode, dataset: Dataset) -> None:
-    """Raises DatasetError or RunError: the model learns something that the training data do not have."""
+def check_annotated(dataset: Dataset) -> None:
+    """Raises RunError: these are images alone."""
     if not dataset.annotated:
         raise RunError(f"{dataset.source} has no annotations, so no losses can be computed on it; take other data")
+
+
+def check_annotations(cfg: CfgNode, dataset: Dataset) -> None:
+    """Raises DatasetError or RunError: the model learns something that the training data do not have."""
+    check_annotated(dataset)
     if _has_part(cfg, "MASK_HEAD"):
         dataset.check_masks()
     if _has_part(cfg, "KEYPOINT_HEAD") and not dataset.has_keypoints:

@@ -58,6 +58,8 @@ def unresized(mapper: Mapper) -> Mapper:
 
 def read_data(cfg: CfgNode) -> tuple[Dataset, dict[str, Dataset]]:
     train_sets = [dataset(spec, cfg.DATASETS.ROOT, cfg.DATASETS.PROBLEMS) for spec in cfg.DATASETS.TRAIN]
+    for train_set in train_sets:
+        checks.check_annotated(train_set)
     train_set = concatenate(with_proposals(train_sets, cfg.DATASETS.PROPOSAL_FILES_TRAIN))
     checks.check_annotations(cfg, train_set)
     test_sets = read_test_sets(cfg, proposals=True)

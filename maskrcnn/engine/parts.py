@@ -47,6 +47,7 @@ from maskrcnn.engine.state import TrainingState, agree_on_seed, load_weights, se
 from maskrcnn.engine.trainer import Hook
 from maskrcnn.engine.writers import build_writers
 from maskrcnn.modeling import Model, build_model
+from maskrcnn.modeling.generalized_rcnn import RegionModel
 
 logger = logging.getLogger(__name__)
 
@@ -103,6 +104,8 @@ def build_parts(cfg: CfgNode, device: torch.device, precision: Precision, checkp
     if rank() > 0:  # all have the same weights so far, and draw their own random numbers from here on
         seed_everything(seed_of_rank(cfg.SEED))
     logger.info("%s on %s: %s", type(model).__name__, device, checks.describe_parameters(model))
+    if isinstance(model, RegionModel) and (unread := model.unread_levels()):
+        logger.info("no stage reads %s: what computes these levels alone does not learn", ", ".join(unread))
     logger.info("computing in %s", precision)
     train_mapper, test_mapper = build_mappers(cfg, model.task)
     start = checkpoint["iteration"] + 1 if checkpoint else 0

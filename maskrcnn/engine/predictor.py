@@ -14,8 +14,9 @@ from yacs.config import CfgNode
 
 from maskrcnn.checkpoint import CheckpointError, Weights, merge, newest_checkpoint, read_weights
 from maskrcnn.config import load_config
-from maskrcnn.data import DatasetError
+from maskrcnn.data import DatasetError, InstanceMapper
 from maskrcnn.data.images import ImageLike, as_pixels
+from maskrcnn.data.records import ImageRecord
 from maskrcnn.data.transforms import ResizeShortestEdge, from_hwc
 from maskrcnn.engine.inference import prepare_inference
 from maskrcnn.engine.needs import config_for
@@ -135,6 +136,16 @@ class Predictor:
             each tile.
         """
         return predict_tiled(self._detect, self._pixels(image), tile, tile // 4 if overlap is None else overlap)
+
+    def on_record(self, record: ImageRecord) -> Detections:
+        """Find the objects in an image of a data set, from its proposals where the data set has any.
+
+        Raises:
+            DatasetError: the image cannot be read.
+            ValueError: the model reads proposals, and the record has none.
+        """
+        mapper = InstanceMapper([] if self.views is not None else [self.resize], training=False)
+        return self._infer([mapper(record, np.random.default_rng(0))])[0]
 
     def _pixels_of(self, images: Iterable[ImageLike]) -> Iterator[np.ndarray]:
         for i, image in enumerate(images):

@@ -53,6 +53,7 @@ from maskrcnn.engine.trainer import Trainer
 from maskrcnn.engine.views import MultiViewInference
 from maskrcnn.engine.writers.json_lines import METRICS_FILE, evaluations
 from maskrcnn.modeling import build_model
+from maskrcnn.structures import Proposals
 
 CLAIM_FILE = ".job"  # which torchrun job has a folder for its own
 
@@ -191,7 +192,8 @@ def test(cfg: CfgNode, *, weights: Sequence[str] = (), invocation: Invocation = 
             cfg = checks.fill_in_classes(cfg, first)
             cfg = follow(cfg, loaded.needs, loaded.source)
             model = build_model(cfg)
-            load_weights(model, loaded, strict=True, class_names=first.class_names)
+            classes = None if model.outputs is Proposals else first.class_names  # proposals are of no class
+            load_weights(model, loaded, strict=True, class_names=classes)
             prepare_inference(model, device, precision)
             if cfg.COMPILE:
                 model.compile_parts()

@@ -43,8 +43,12 @@ def load_weights(model: Model, weights: Weights, *, strict: bool, class_names: S
     Raises:
         CheckpointError: they do not fit; see `checkpoint.fit`.
     """
-    if not strict:  # they may be a whole trunk's
-        weights = replace(weights, tensors={model.place(name): tensor for name, tensor in weights.tensors.items()})
+    if strict:
+        without = getattr(model, "without", ())
+        tensors = {name: tensor for name, tensor in weights.tensors.items() if not name.startswith(without)}
+    else:  # they may be a whole trunk's
+        tensors = {model.place(name): tensor for name, tensor in weights.tensors.items()}
+    weights = replace(weights, tensors=tensors)
     rows = None if class_names is None else ClassRows(model.class_rows(), class_names)
     fitted = fit(weights, model.state_dict(), strict=strict, rows=rows)
     model.load_state_dict(fitted.tensors, strict=False)

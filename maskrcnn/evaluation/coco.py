@@ -55,7 +55,7 @@ class CocoEvaluator:
     its number.
 
     Images without annotations (`Dataset.annotated`, such as COCO's test-dev) have no metrics; instead the files for the
-    official server are written, see `server_file`.
+    official server are written, see `server_file`, if the images are in COCO's format.
 
     Args:
         dataset: the images and their ground truth.
@@ -88,6 +88,7 @@ class CocoEvaluator:
         check_image_ids(dataset)
         self._known_images = set(dataset.image_ids.tolist())
         self._blocks: dict[int | str, bytes] = {}  # results as JSON: a third of the memory
+        self._given = {"bbox"}  # kinds that the detections have, also where there are none
         self._figures = dict.fromkeys(self.metrics, -1.0)
         self._objects = [0] * len(dataset.category_ids)
 
@@ -111,6 +112,8 @@ class CocoEvaluator:
                 raise ValueError(
                     f"image id {sample.image_id} is not in the data set {self.dataset.name!r} that is being evaluated"
                 )
+            found = {"segm": detections.masks, "keypoints": detections.keypoints}
+            self._given |= {kind for kind, values in found.items() if values is not None}
             results = detections_to_coco(detections, sample.image_id, self.dataset.category_ids)
             self._blocks[sample.image_id] = json.dumps([sample.image_id, results], allow_nan=False).encode()
 
@@ -129,7 +132,9 @@ class CocoEvaluator:
                 (self.output_dir / FIGURES_FILE).unlink(missing_ok=True)
         self._write(RESULTS_FILE, results)
         if not self.dataset.annotated:
-            self._write_for_server(results)
+            logger.info("no ground truth in %s, so no figures", self.dataset.source)
+            if self.dataset.json_path is not None:  # others, such as Cityscapes, have a server of their own
+                self._write_for_server(results)
             return {}, []
         truth = ground_truth(self.dataset)
         if len(by_image) < len(self._known_images):
@@ -175,9 +180,7 @@ class CocoEvaluator:
 
     def _write_for_server(self, results: Sequence[dict[str, Any]]) -> None:
         """A file for each kind of detections that there are: sizes are told by the mask only where there is no box."""
-        logger.info("no ground truth in %s, so no figures", self.dataset.source)
-        kinds = [kind for kind, field in FIELDS.items() if results and field in results[0]] or ["bbox"]
-        for kind in kinds:
+        for kind in (kind for kind in KINDS if kind in self._given):
             fields = ("image_id", "category_id", "score", FIELDS[kind])
             name = server_file(self.dataset, kind)
             self._write(name, [{field: result[field] for field in fields} for result in results])
@@ -242,7 +245,8 @@ def server_file(dataset: Dataset, kind: str) -> str:
     `keypoints/person_keypoints_test-dev2017_maskrcnn_results.json`; `maskrcnn` is the name of the method.
     """
     task = "person_keypoints" if kind == "keypoints" else "detections"
-    images = dataset.name if dataset.json_path is None else dataset.json_path.stem.removeprefix("image_info_")
+    assert dataset.json_path is not None, f"{dataset.name} is not in COCO's format"
+    images = dataset.json_path.stem.removeprefix("image_info_")
     return f"{kind}/{task}_{images}_maskrcnn_results.json"
 
 

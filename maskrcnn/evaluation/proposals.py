@@ -108,7 +108,9 @@ class ProposalEvaluator:
     def _write(self, path: Path, kept: Mapping[int | str, tuple[np.ndarray, np.ndarray]]) -> None:
         try:
             path.unlink(missing_ok=True)  # of an earlier evaluation, which it is not to be taken for
-            write_proposals(path, {i: kept[i] for i in self._index if i in kept}, self.dataset.name)
+            files = zip(self._index, self.dataset.paths, self.dataset.sizes.tolist(), strict=True)
+            images = {i: (file.name, height, width) for i, file, (height, width) in files}
+            write_proposals(path, {i: kept[i] for i in self._index if i in kept}, self.dataset.name, images=images)
             logger.info("the proposals are in %s", path)
         except OSError as error:  # a full disk: the figures are worth more than the file
             logger.error("the proposals could not be written to %s: %s; the figures do not need it", path, error)
@@ -121,12 +123,19 @@ class ProposalEvaluator:
         return aligned([["proposals", *(f"AR{size}" for size in SIZES)], *rows])
 
 
-def write_proposals(path: Path, proposals: Mapping[int | str, tuple[np.ndarray, np.ndarray]], name: str) -> None:
+def write_proposals(
+    path: Path,
+    proposals: Mapping[int | str, tuple[np.ndarray, np.ndarray]],
+    name: str,
+    *,
+    images: Mapping[int | str, tuple[str, int, int]] | None = None,
+) -> None:
     """Write the proposals of a data set as one file that is whole or not there; `data.proposal_files` reads it.
 
     Args:
         proposals: by image id, boxes float32 (P, 4) in pixels of the image's file, and scores float32 (P,).
         name: of the data set.
+        images: by image id, name, height and width of its file, with which whoever reads the file compares its own.
 
     Raises:
         OSError: it could not be written.
@@ -139,6 +148,8 @@ def write_proposals(path: Path, proposals: Mapping[int | str, tuple[np.ndarray, 
         "offsets": np.cumsum([0, *counts], dtype=np.int64),
     }
     facts = {"dataset": json.dumps(name), "image_ids": json.dumps(list(proposals))}
+    if images is not None:
+        facts["images"] = json.dumps([images[image_id] for image_id in proposals])
     with WholeFile(path) as part:
         save_file(arrays, part, facts)
 

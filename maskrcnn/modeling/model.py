@@ -25,10 +25,13 @@ class Model(nn.Module):
 
     `task` names what the model is trained on, by which a data pipeline is picked: "instance", "semantic" or "patch".
     `outputs` is the structure that `inference` gives, by which evaluators are checked before training starts.
+    `without` are prefixes of tensors that a larger system of the same parts has and this one leaves out, so that it
+    takes that system's weights.
     """
 
     task: str
     outputs: type = Detections
+    without: tuple[str, ...] = ()
     pixel_mean: Tensor
     pixel_std: Tensor
 

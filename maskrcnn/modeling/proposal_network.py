@@ -5,26 +5,27 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
-import torch
 from torch import Tensor, nn
 
 from maskrcnn.conventions import OURS, Conventions
-from maskrcnn.modeling.generalized_rcnn import ProposalStage, blocks_of
-from maskrcnn.modeling.model import IMAGENET_MEAN, IMAGENET_STD, Model, targets_of
+from maskrcnn.modeling.generalized_rcnn import ProposalStage, RegionModel, first_parts
+from maskrcnn.modeling.model import IMAGENET_MEAN, IMAGENET_STD, targets_of
 from maskrcnn.registry import BACKBONES, MODELS, NECKS, PROPOSALS
-from maskrcnn.structures import ImageBatch, Proposals, Sample
+from maskrcnn.structures import Proposals, Sample
 
 
 @MODELS.register(BACKBONE=BACKBONES, NECK=NECKS, PROPOSALS=PROPOSALS)
-class ProposalNetwork(Model):
+class ProposalNetwork(RegionModel):
     """Backbone, neck, proposals, with the names that they have in `GeneralizedRCNN`: their weights fit there.
 
-    Args:
-        neck, proposals: as for `GeneralizedRCNN`.
+    A detector's weights fit here without those of its second stage.
+
+    Raises:
+        ValueError: the first stage hands on proposals that were made before: nothing would be left to train.
     """
 
-    task = "instance"
     outputs = Proposals
+    without = ("roi_heads.",)
 
     def __init__(
         self,
@@ -33,11 +34,14 @@ class ProposalNetwork(Model):
         proposals: ProposalStage,
         pixel_mean: Sequence[float] = IMAGENET_MEAN,
         pixel_std: Sequence[float] = IMAGENET_STD,
+        conventions: Conventions = OURS,
     ) -> None:
-        super().__init__(pixel_mean, pixel_std)
-        self.backbone, self.neck = backbone, neck
-        self.proposals: ProposalStage = proposals
-        self.divisibility: int = max(getattr(part, "divisibility", 1) for part in (backbone, neck))
+        if getattr(proposals, "from_files", False):
+            raise ValueError(
+                f"MODEL.PROPOSALS.NAME is {type(proposals).__name__!r}, which computes nothing, and MODEL.NAME "
+                "'ProposalNetwork' has no other stage; name RPN, or take 'GeneralizedRCNN'"
+            )
+        super().__init__(backbone, neck, proposals, pixel_mean, pixel_std, conventions)
 
     @classmethod
     def from_config(
@@ -48,21 +52,14 @@ class ProposalNetwork(Model):
         conventions: Conventions = OURS,
     ) -> Self:
         """The numbers of classes and of detections are a second stage's, and mean nothing here."""
-        backbone = BACKBONES.build(cfg["BACKBONE"])
-        neck = NECKS.build(cfg["NECK"], backbone.specs)
-        specs = backbone.specs if neck is None else neck.specs
-        proposals = PROPOSALS.build(cfg["PROPOSALS"], specs, conventions)
-        return cls(backbone, neck, proposals, cfg["PIXEL_MEAN"], cfg["PIXEL_STD"])
+        backbone, neck, _, proposals = first_parts(cfg, conventions)
+        return cls(backbone, neck, proposals, cfg["PIXEL_MEAN"], cfg["PIXEL_STD"], conventions)
 
     def losses(self, batch: list[Sample]) -> dict[str, Tensor]:
         targets = targets_of(batch, self.device)
         images = self.image_batch(batch)
         features = self.features(images)
-        losses = self.proposals.losses(features, images, targets)[1]
-        # Of none of their rows: a level that only a second stage would read has its gradient too, of zero, without
-        # which several processes could not exchange them.
-        nothing = torch.stack([level[:0].sum().float() for level in features.values()]).sum()
-        return {name: loss + nothing for name, loss in losses.items()}
+        return self.with_all_levels(self.proposals.losses(features, images, targets)[1], features)
 
     def inference(self, batch: list[Sample]) -> list[Proposals]:
         """The best proposals first, in the frame of each image's file."""
@@ -72,13 +69,3 @@ class ProposalNetwork(Model):
 
     def compilable(self) -> list[nn.Module]:
         return [part for part in (self.backbone, self.neck, self.proposals) if isinstance(part, nn.Module)]
-
-    def recomputable(self) -> list[nn.Module]:
-        return blocks_of(self.backbone)
-
-    def image_batch(self, batch: list[Sample]) -> ImageBatch:
-        return ImageBatch.from_samples(batch, self.pixel_mean, self.pixel_std, self.divisibility)
-
-    def features(self, images: ImageBatch) -> dict[str, Tensor]:
-        features = self.backbone(images.tensor)
-        return features if self.neck is None else self.neck(features)

@@ -111,10 +111,11 @@ def change(path: Path, *, metadata: dict[str, Any] | None = None, without: str =
         "offsets": np.array([0, 3, 3, 4, 5]),
     }
     content = {key: value for key, value in (content | arrays).items() if key != without}
-    facts = {"dataset": "annotations", "image_ids": list(BOXES)} if metadata is None else metadata
+    facts = FACTS if metadata is None else metadata
     save_file(content, path, {key: json.dumps(value) for key, value in facts.items()})
 
 
+FACTS = {"dataset": "annotations", "image_ids": list(BOXES)}
 BOX = np.array([[0, 0, 1, 1]] * 5, np.float32)
 
 
@@ -130,6 +131,9 @@ BOX = np.array([[0, 0, 1, 1]] * 5, np.float32)
         ),
         ({"metadata": {"dataset": "annotations", "image_ids": [20, 10, 0]}}, r"'offsets' has shape \(5,\).*\(4,\)"),
         ({"metadata": {"dataset": "annotations", "image_ids": 3}}, "'image_ids' is 3; expected a list"),
+        ({"metadata": {"dataset": "annotations", "image_ids": [[5], [6]]}}, r"\[5\] is one of 'image_ids'; expected"),
+        ({"metadata": FACTS | {"images": [["a.png", 4, 4]]}}, "'images' in its metadata is no list .* each of the 4"),
+        ({"metadata": FACTS | {"images": [1, 2, 3, 4]}}, "'images' in its metadata is no list of .name, height, width"),
         ({"without": "scores"}, "has no scores: it is no file of proposals"),
         ({"boxes": BOX.astype(np.float64)}, "'boxes' is float64 of shape"),
         ({"boxes": BOX[:, :3]}, r"'boxes' has shape \(5, 3\); expected \(5, 4\)"),
@@ -147,6 +151,28 @@ def test_what_is_wrong_is_said_with_its_file(dataset: Dataset, path: Path, chang
     with pytest.raises(DatasetError, match=message) as error:
         read_proposals(path, dataset)
     assert str(path) in str(error.value)
+
+
+def test_metadata_that_is_no_json(dataset: Dataset, path: Path) -> None:
+    save_file({"boxes": BOX, "scores": BOX[:, 0], "offsets": np.arange(5)}, path, {"dataset": "tr", "image_ids": "[]"})
+    with pytest.raises(DatasetError, match=r"'dataset' in its metadata is 'tr', which is no JSON"):
+        read_proposals(path, dataset)
+
+
+@pytest.mark.parametrize("wrong", ["name", "size"])
+def test_another_data_set_of_that_name_and_those_ids(dataset: Dataset, path: Path, wrong: str) -> None:
+    """As labelling tools write them: a file of the same name in every folder, ids from 0."""
+    images = {i: ("x.png", 1, 2) for i in BOXES}
+    images |= {record.image_id: (record.path.name, *record.size) for record in dataset}
+    write_proposals(path, BOXES, "annotations", images=images)
+    assert len(read_proposals(path, dataset)) == 3
+    name, height, width = images[10]
+    images[10] = ("other.png", height, width) if wrong == "name" else (name, height + 1, width)
+    write_proposals(path, BOXES, "annotations", images=images)
+    before, now = f"'{images[10][0]}' of {width} x {images[10][1]} pixels", f"'{name}' of {width} x {height} pixels"
+    message = f"image 10 was {before}, but in .*annotations.json it is {now}"
+    with pytest.raises(DatasetError, match=message):
+        read_proposals(path, dataset)
 
 
 def test_no_file_and_another_one(dataset: Dataset, path: Path) -> None:

@@ -10,13 +10,14 @@ from tiny_run import make_data, tiny_config
 from yacs.config import CfgNode
 
 from maskrcnn import Predictor
-from maskrcnn.checkpoint import load_checkpoint
+from maskrcnn.checkpoint import load_checkpoint, read_weights
 from maskrcnn.cli import main
-from maskrcnn.config import load_config
+from maskrcnn.config import dump, load_config
 from maskrcnn.engine import alternating, run
 from maskrcnn.engine.alternating import train_in_steps
-from maskrcnn.engine.checks import RunError
+from maskrcnn.engine.checks import RunError, changed
 from maskrcnn.engine.trainer import Step, Trainer
+from maskrcnn.modeling import build_model
 
 FAST = (
     *("SOLVER.MAX_ITER", "3", "SOLVER.WARMUP_ITERS", "0", "SOLVER.CHECKPOINT_PERIOD", "2", "SOLVER.AMP", "fp32"),
@@ -95,6 +96,22 @@ def test_proposals_are_as_many_as_the_detector_would_have(steps: Path) -> None:
     assert "the proposals are in" in log
 
 
+def test_what_the_first_weights_need_is_kept(tmp_path: Path) -> None:
+    """The trunk's and the RPN's own needs, in the joint checkpoint and the config beside it; with views at the end."""
+    views = ("TEST.AUGMENTATION.ENABLED", "True", "TEST.AUGMENTATION.SIZES", "[64]", "SOLVER.MAX_ITER", "1")
+    cfg = config(tmp_path, *views, "MODEL.WEIGHTS", str(tmp_path / "start.pth"))
+    alone = changed(cfg, "MODEL", NUM_CLASSES=3)
+    needs = {"MODEL.PIXEL_STD": [1.0, 1.0, 1.0], "MODEL.PROPOSALS.NUM_CONVS": 2}
+    tensors = {k: v for k, v in build_model(alone).state_dict().items() if k.startswith("backbone.")}
+    torch.save({"model": tensors, "class_names": None, "needs": needs}, tmp_path / "start.pth")
+    assert {"bbox/AP", "segm/AP"} <= train_in_steps(cfg).keys()
+    folder = tmp_path / "steps"
+    assert dict(read_weights(str(folder / "model_final.pth")).needs) == {**needs, "MODEL.PIXEL_STD": (1.0, 1.0, 1.0)}
+    for written in (load_config(folder / "config.yaml"), Predictor(folder).cfg):
+        assert tuple(written.MODEL.PIXEL_STD) == (1.0, 1.0, 1.0) and written.MODEL.PROPOSALS.NUM_CONVS == 2
+    assert set(weights_of(folder)) == weights_of(folder / "step3").keys() | weights_of(folder / "step4").keys()
+
+
 def test_a_second_call_repeats_nothing(steps: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     times = {path: path.stat().st_mtime_ns for path in (steps / "steps").rglob("*.safetensors")}
     assert len(times) == 4
@@ -103,7 +120,11 @@ def test_a_second_call_repeats_nothing(steps: Path, monkeypatch: pytest.MonkeyPa
         raise AssertionError("trained again")
 
     monkeypatch.setattr(alternating.run, "train", refuse)
-    train_in_steps(config(steps))
+    files: list[tuple[Path, ...]] = []  # whose published figures are shown
+    monkeypatch.setattr(run, "log_beside", lambda *given, **_: files.append(given[3]))
+    (steps / "again.yaml").write_text(dump(config(steps)))
+    assert main(["train_steps", "--config", str(steps / "again.yaml")]) == 0
+    assert files == [(steps / "again.yaml",)]
     assert times == {path: path.stat().st_mtime_ns for path in times}
 
 

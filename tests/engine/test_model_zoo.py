@@ -47,7 +47,7 @@ def trained(tmp_path):
         ("mask_rcnn_X_101_32x8d_FPN_3x", "mask_rcnn_x101_32x8d_fpn_3x_coco"),
         ("faster_rcnn_R_50_C4_1x", "faster_rcnn_r50_c4_1x_coco"),
         ("keypoint_rcnn_R_50_FPN_1x", "keypoint_rcnn_r50_fpn_1x_coco"),  # COCO-Keypoints', not the comparison
-        ("Detectron1-Comparisons/keypoint_rcnn_R_50_FPN_1x", "keypoint_rcnn_r50_fpn_90k_coco"),
+        ("Detectron1-Comparisons/keypoint_rcnn_R_50_FPN_1x", "keypoint_rcnn_r50_fpn_1500_1x_coco"),
         ("Cityscapes/mask_rcnn_R_50_FPN", "mask_rcnn_r50_fpn_24k_cityscapes_from_coco"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from collections.abc import Iterator
@@ -20,9 +21,10 @@ from maskrcnn.config import load_config
 from maskrcnn.data import Dataset, DatasetError, read_coco
 from maskrcnn.data.proposal_files import read_proposals
 from maskrcnn.engine import run
-from maskrcnn.engine.checks import RunError
+from maskrcnn.engine.checks import RunError, changed
 from maskrcnn.engine.summary import summarize
 from maskrcnn.evaluation import write_proposals
+from maskrcnn.evaluation.coco import RESULTS_FILE
 from maskrcnn.registry import DATASETS
 
 PAGE = (Path(__file__).parents[2] / "docs" / "proposals.md").read_text()
@@ -60,6 +62,7 @@ def test_two_commands_of_the_page(coco: Path, block: int) -> None:
     folder = Path(shlex.split(lines[1])[shlex.split(lines[1]).index("OUTPUT_DIR") + 1])
     metrics = (folder / "metrics.json").read_text()
     assert '"bbox/AP"' in metrics and "loss_rpn" not in metrics
+    assert "no stage reads p6: what computes" in (folder / "log.txt").read_text()
     rpn = (coco / "output" / "rpn" / "metrics.json").read_text()
     assert all(f'"{name}/proposals/AR@1000"' in rpn for name in SETS) and "loss_rpn_cls" in rpn
     cfg = load_config(folder / "config.yaml")
@@ -80,7 +83,7 @@ def test_the_row_as_a_file(tmp_path: Path) -> None:
 def test_a_file_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (block,) = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
-    exec(block, {"Path": Path})
+    exec(block, {})
     assert (tmp_path / "mine.safetensors").is_file()
 
 
@@ -170,6 +173,28 @@ def test_evaluating_with_losses_and_several_workers(tmp_path: Path) -> None:
     assert again["bbox/AP"] == metrics["bbox/AP"]
     with pytest.raises(ValueError, match="these images have no proposals"):
         maskrcnn.Predictor(tmp_path / "run")(tmp_path / "data" / "0.png")
+    assert main(["show_predictions", str(tmp_path / "run")]) == 0  # on images that have their proposals
+    assert (tmp_path / "run" / "predictions.jpg").is_file()
+
+
+def test_a_detectors_proposals_are_written_and_read_with_its_own_weights(tmp_path: Path) -> None:
+    """Its first stage alone, then its second alone: the same figures as with both."""
+    cfg = config(tmp_path, "MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.0", "TEST.REPORT", "False")
+    expected = run.train(cfg)
+    weights = [str(tmp_path / "run" / "model_final.pth")]
+    model = CfgNode({**cfg.MODEL, "NAME": "ProposalNetwork"})
+    del model["ROI_HEADS"]
+    alone = changed(changed(cfg, "", MODEL=model, OUTPUT_DIR=str(tmp_path / "rpn")), "TEST", EVALUATORS=("proposals",))
+    assert 0 <= run.test(alone, weights=weights)["proposals/AR@1000"] <= 100
+    path = str(tmp_path / "rpn" / "inference" / "proposals.safetensors")
+    second = changed(without_rpn(tmp_path, [path], [path]), "", OUTPUT_DIR=str(tmp_path / "second"))
+    second = changed(second, "MODEL", PROPOSALS=CfgNode({**second.MODEL.PROPOSALS, "TOPK_TEST": 20}))
+    second.MODEL.ROI_HEADS.defrost()
+    second.MODEL.ROI_HEADS.SCORE_THRESH_TEST = 0.0
+    assert run.test(second, weights=weights)["bbox/AP"] == pytest.approx(expected["bbox/AP"], abs=1e-6)
+    detections = [json.loads((tmp_path / run_ / "inference" / RESULTS_FILE).read_text()) for run_ in ("run", "second")]
+    assert len(detections[0]) == len(detections[1]) > 10
+    assert [d["score"] for d in detections[0]] == pytest.approx([d["score"] for d in detections[1]], abs=1e-4)
 
 
 def test_predicting_is_for_detectors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -107,6 +107,22 @@ def test_box_and_mask_tables_of_the_paper_suppress_at_3_tenths_and_keypoint_tabl
             assert config.load_config(name).MODEL.ROI_HEADS.NMS_THRESH_TEST == expected, name
 
 
+def test_rows_of_detectron2_train_as_it_does():
+    """RoIAlign adapts its samples; its comparisons with Detectron take Detectron's 2 x 2. Keypoints have a beta."""
+    for row in (row for row in ROWS if row.source == "Detectron2's model zoo"):
+        model = config.load_config(row.config).MODEL
+        heads = dict(model.get("ROI_HEADS", {}))
+        unused = [f"{kind}_POOLER" for kind in ("MASK", "KEYPOINT") if not heads.get(f"{kind}_HEAD", {}).get("NAME")]
+        ratios = {p.SAMPLING_RATIO for key, p in heads.items() if key.endswith("POOLER") and key not in unused}
+        compared = row.name.startswith("Detectron1-Comparisons/")
+        assert ratios == (set() if "/rpn_" in row.config else {2} if compared else {0}), row.config
+        if "keypoint" in row.config:
+            assert model.PROPOSALS.POST_NMS_TOPK_TRAIN == 1500
+        if heads:
+            beta = 1.0 if compared else 0.5 if "keypoint" in row.config else 0.0
+            assert heads["BOX_HEAD"].SMOOTH_L1_BETA == beta, row.config
+
+
 def test_the_rows_of_a_config_or_of_its_nearest_base(tmp_path):
     (tmp_path / "own.yaml").write_text("_BASE_: further.yaml\nSEED: 3\n")
     (tmp_path / "further.yaml").write_text("_BASE_: ablations/mask_rcnn/table_3/mask_rcnn_r101_fpn.yaml\n")

@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +19,11 @@ from pycocotools.cocoeval import COCOeval
 from tiny_run import make_run
 
 from maskrcnn.config import load_config
-from maskrcnn.data import DatasetError, dataset, read_coco
+from maskrcnn.data import Dataset, DatasetError, concatenate, dataset, read_coco
 from maskrcnn.engine import run
 from maskrcnn.engine.checks import RunError
 from maskrcnn.evaluation import CocoEvaluator, detections_from_coco
-from maskrcnn.evaluation.coco import CocoKeypointEvaluator
+from maskrcnn.evaluation.coco import RESULTS_FILE, CocoKeypointEvaluator
 from maskrcnn.structures import Detections, Sample
 
 NAME = "image_info_test-dev2017.json"
@@ -99,11 +100,20 @@ def test_keypoints_and_images_without_any(tmp_path: Path) -> None:
     assert json.loads(file.read_text()) == [{"image_id": 7, "category_id": 1, "score": 0.5, "keypoints": expected}]
 
     nothing = CocoEvaluator(people, tmp_path / "nothing", 100)
-    nothing.process([Sample(torch.zeros(3, 1, 1, dtype=torch.uint8), 7, (40, 60))], [Detections.empty((40, 60))])
+    none = replace(Detections.empty((40, 60)), masks=torch.zeros(0, 28, 28))  # of a model with masks
+    nothing.process([Sample(torch.zeros(3, 1, 1, dtype=torch.uint8), 7, (40, 60))], [none])
     assert nothing.result() == {}
-    written = sorted(path.name for path in (tmp_path / "nothing").rglob("detections*.json"))
-    assert written == ["detections_test-dev2017_maskrcnn_results.json"]
+    written = sorted((tmp_path / "nothing").rglob("detections_test-dev2017_maskrcnn_results.json"))
+    assert [path.parent.name for path in written] == ["bbox", "segm"]
     assert CocoEvaluator(people, None, 100).result() == {}  # and nothing is written
+
+
+def test_another_benchmarks_images_get_no_file_for_cocos_server(tmp_path: Path) -> None:
+    """The shipped config of Cityscapes evaluates with `cityscapes` and `coco`."""
+    name = "cityscapes_fine_instance_seg_test"
+    images = Dataset.from_records([], class_names=("car",), category_ids=(26,), name=name, annotated=False)
+    assert CocoEvaluator(images, tmp_path / "out", 100).result() == {}
+    assert [path.name for path in (tmp_path / "out").rglob("*")] == [RESULTS_FILE]
 
 
 def test_a_run_on_images_without_annotations(tmp_path: Path) -> None:
@@ -128,6 +138,17 @@ def test_a_run_on_images_without_annotations(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="has no annotations"):
         training = ["DATASETS.TRAIN", files, "OUTPUT_DIR", str(tmp_path / "new"), "MODEL.NUM_CLASSES", "3"]
         run.train(load_config(folder / "config.yaml", training))
+
+
+def test_one_part_without_annotations_cannot_be_trained_on(tmp_path: Path) -> None:
+    folder = make_run(tmp_path)
+    known = tmp_path / "data" / "instances.json"
+    parts = [read_coco(path, known.parent) for path in (known, without_annotations(known))]
+    assert not concatenate(parts).annotated and concatenate(parts[:1] * 2).annotated
+    both = json.dumps([{"JSON": str(path), "IMAGES": str(known.parent)} for path in (known, known.with_name(NAME))])
+    overrides = ["DATASETS.TRAIN", both, "OUTPUT_DIR", str(tmp_path / "new"), "MODEL.NUM_CLASSES", "3"]
+    with pytest.raises(RunError, match=f"{NAME} has no annotations, so no losses can be computed"):
+        run.train(load_config(folder / "config.yaml", overrides))
 
 
 def test_only_files_of_that_name_may_lack_annotations(tmp_path: Path) -> None:

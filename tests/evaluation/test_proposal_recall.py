@@ -180,7 +180,8 @@ def test_all_proposals_are_in_the_file_the_best_first(tmp_path: Path) -> None:
     with safetensors.safe_open(tmp_path / "inference" / PROPOSALS_FILE, framework="pt") as file:
         facts = {key: json.loads(value) for key, value in file.metadata().items()}
         boxes, scores, offsets = (file.get_tensor(key) for key in ("boxes", "scores", "offsets"))
-    assert facts == {"dataset": "random", "image_ids": [30, 4, 17]}  # in the order of the data set
+    images = [[record.path.name, *record.size] for record in records]
+    assert facts == {"dataset": "random", "image_ids": [30, 4, 17], "images": images}  # in the order of the data set
     assert offsets.tolist() == [0, 3, 3, 1203] and boxes.dtype == scores.dtype == torch.float32
     for i, image_id in enumerate((30, 4, 17)):
         order = np.argsort(-found[image_id].scores.numpy(), kind="stable").tolist()

@@ -1,5 +1,7 @@
 """What training in several processes needs of every step: a gradient for each parameter, whatever the images hold."""
 
+from functools import partial
+
 import pytest
 import torch
 import torch.multiprocessing as mp
@@ -34,6 +36,8 @@ def small_model(norm, more=()):
     torch.manual_seed(0)
     norms = {f"MODEL.{part}.NORM": norm for part in ("BACKBONE", "NECK", "ROI_HEADS.MASK_HEAD")}
     options = SMALL | norms | dict(more)
+    if "MODEL.NECK.NAME" in options:
+        options = {key: value for key, value in options.items() if "NECK" not in key or key.endswith(".NAME")}
     if "MODEL.ROI_HEADS.MASK_HEAD.NAME" in options:
         options = {key: value for key, value in options.items() if "MASK_HEAD" not in key or key.endswith(".NAME")}
     cfg = load_config("_base_/models/mask_rcnn_r50_fpn.yaml", [f"{key}={value}" for key, value in options.items()])
@@ -85,8 +89,47 @@ def test_every_parameter_gets_a_gradient(more, norm, case, autocast):
         assert losses.get("loss_keypoint", 0) == 0
 
 
-def train_in_process(rank):
-    model = small_model("SyncBN")
+UNREAD = {
+    "the RPN's": {
+        "MODEL.PROPOSALS.IN_FEATURES": "[p3,p4]",
+        "MODEL.PROPOSALS.ANCHORS.SIZES": "[[32],[64]]",
+        "MODEL.ROI_HEADS.BOX_POOLER.IN_FEATURES": "[p3,p4]",
+        "MODEL.ROI_HEADS.MASK_POOLER.IN_FEATURES": "[p3,p4]",
+    },
+    "the trunk's": {
+        "MODEL.NECK.NAME": "",
+        "MODEL.BACKBONE.OUT_FEATURES": "[res3,res4,res5]",
+        "MODEL.PROPOSALS.IN_FEATURES": "[res4]",
+        "MODEL.PROPOSALS.ANCHORS.SIZES": "[[32]]",
+        "MODEL.ROI_HEADS.BOX_POOLER.IN_FEATURES": "[res4]",
+        "MODEL.ROI_HEADS.MASK_POOLER.IN_FEATURES": "[res4]",
+    },
+}
+
+
+@pytest.mark.parametrize("more", UNREAD.values(), ids=UNREAD)
+@pytest.mark.parametrize("objects", [2, 0])
+def test_a_level_that_no_stage_reads_has_a_gradient_of_zero(more, objects):
+    """Two processes would wait for it in vain (DistributedDataParallel, second step)."""
+    model = small_model("GN", more)
+    backward(model, [make_sample((48, 64), objects)])
+    assert without_gradient(model) == []
+    unread = ("neck.output.res2.", "neck.output.res5.", "backbone.stages.res5.")
+    gradients = {name: p.grad for name, p in model.named_parameters() if name.startswith(unread) and p.requires_grad}
+    silent = [name for name, gradient in gradients.items() if not gradient.any()]
+    assert silent and silent == [n for n in gradients if "NECK.NAME" in str(more) or n.startswith("neck.")]
+
+
+def test_levels_that_are_all_read_cost_nothing():
+    model = small_model("GN")
+    features = {name: torch.zeros(1, requires_grad=True) for name in model.neck.specs}
+    losses = {"loss_cls": torch.zeros(())}
+    assert model.with_all_levels(losses, features) is losses
+    assert model.with_all_levels(losses, {"p9": torch.ones(1, requires_grad=True)})["loss_cls"].requires_grad
+
+
+def train_in_process(rank, more=()):
+    model = small_model("SyncBN", more)
     parallel = DistributedDataParallel(model)  # without find_unused_parameters
     for objects in ((2, 0), (0, 2), (0, 0)):  # by rank, step by step
         backward(parallel, [make_sample((48 + 8 * rank, 64), objects[rank])])
@@ -94,7 +137,8 @@ def train_in_process(rank):
 
 
 @pytest.mark.skipif("fork" not in mp.get_all_start_methods(), reason="processes cannot be forked here")
-def test_processes_without_objects_keep_in_step():
-    (first, missing), (second, also_missing) = in_processes(2, train_in_process)
+@pytest.mark.parametrize("more", [{}, UNREAD["the RPN's"]], ids=["all levels read", "not all"])
+def test_processes_without_objects_keep_in_step(more):
+    (first, missing), (second, also_missing) = in_processes(2, partial(train_in_process, more=more))
     assert missing == also_missing == []
     assert all(torch.equal(value, second[name]) for name, value in first.items())

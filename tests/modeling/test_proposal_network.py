@@ -82,6 +82,20 @@ def test_levels_that_only_a_second_stage_would_read_have_gradients_too() -> None
 FROM_FILE = ("MODEL.PROPOSALS.NAME", "ProposalsFromFile")
 
 
+@pytest.mark.parametrize("conventions", ["ours", "torchvision", "mmdet", "maskrcnn_benchmark"])
+def test_images_are_padded_as_the_detector_pads_them(conventions: str) -> None:
+    options = ("MODEL.CONVENTIONS", conventions)
+    detector, alone = model_of(C4, *options), model_of(C4, "MODEL.NAME", "ProposalNetwork", *options)
+    batch = [sample(33, 50, 0)]
+    assert torch.equal(alone.image_batch(batch).tensor, detector.image_batch(batch).tensor)
+    assert alone.divisibility == (32 if conventions in ("mmdet", "torchvision") else 1)
+
+
+def test_without_a_stage_of_its_own_there_is_nothing_to_train() -> None:
+    with pytest.raises(ValueError, match=r"MODEL.PROPOSALS.NAME is 'ProposalsFromFile', which computes nothing"):
+        model_of(FPN, "MODEL.NAME", "ProposalNetwork", *FROM_FILE)
+
+
 @pytest.mark.parametrize("name", [FPN, C4], ids=["FPN", "C4"])
 @pytest.mark.parametrize("objects", [(2, 3), (0, 3), (0, 0)], ids=["all", "one without", "none"])
 @pytest.mark.parametrize("proposals", [(20, 30), (0, 30), (0, 0)], ids=["many", "one without", "no proposals"])

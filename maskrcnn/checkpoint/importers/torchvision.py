@@ -110,8 +110,13 @@ def convert(state: Mapping[str, Tensor], content: Mapping[str, Any]) -> Weights:
 
 
 def needs_of_heads(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Of a detector in our names, what of neck, RPN and heads is not as in v1: `_v2` has convolutions with BN."""
-    found: dict[str, Any] = {}
+    """Of a detector in our names: RoIAlign's samples, and what is not as in v1: `_v2` has convolutions with BN."""
+    heads = {"BOX": "box_head.logits", "MASK": "mask_head.predictor", "KEYPOINT": "keypoint_head.deconv"}
+    found: dict[str, Any] = {
+        f"MODEL.ROI_HEADS.{head}_POOLER.SAMPLING_RATIO": 2
+        for head, layer in heads.items()
+        if f"roi_heads.{layer}.bias" in tensors
+    }
     if "neck.lateral.res2.norm.running_var" in tensors:  # all norms are of one kind there
         found |= {"MODEL.BACKBONE.NORM": "BN", "MODEL.NECK.NORM": "BN"}
     if more := count(r"proposals\.more_convs\.\d+\.weight", tensors):

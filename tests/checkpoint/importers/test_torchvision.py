@@ -85,6 +85,7 @@ def test_the_needs_of_v2_say_what_v1_does_not_have():
         v1 = recognise(torchvision_model("fasterrcnn_resnet50_fpn"))
         v2 = recognise(torchvision_model("maskrcnn_resnet50_fpn_v2"))
     assert {key: v2.needs[key] for key in v2.needs.keys() - v1.needs.keys()} == {
+        "MODEL.ROI_HEADS.MASK_POOLER.SAMPLING_RATIO": 2,  # the other has no masks
         "MODEL.BACKBONE.NORM": "BN",
         "MODEL.NECK.NORM": "BN",
         "MODEL.PROPOSALS.NUM_CONVS": 2,

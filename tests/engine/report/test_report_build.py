@@ -389,6 +389,24 @@ def test_the_command_says_that_there_are_no_figures(tmp_path, capsys):
     assert said.err == f"maskrcnn report: no figures of instances; `{how}` makes them\n"
 
 
+def test_what_evaluating_again_would_not_help_is_not_advised(tmp_path, capsys):
+    run = make_evaluated_run(tmp_path, images=4)
+    (run.folder / "inference" / "coco_figures.json").unlink()
+    assert cli.main(["report", str(run.folder), "TEST.EVALUATORS", "[proposals]"]) == 0
+    assert capsys.readouterr().err == (
+        "maskrcnn report: no figures of instances: the page shows those of 'coco' and 'coco_keypoints'; "
+        "TEST.EVALUATORS is ['proposals']\n"
+    )
+    content = json.loads(run.dataset.json_path.read_text())
+    images = tmp_path / "image_info_mine.json"
+    images.write_text(json.dumps({key: content[key] for key in ("images", "categories")}))
+    data = [{"JSON": str(images), "IMAGES": str(run.dataset.image_root)}]
+    assert cli.main(["report", str(run.folder), "DATASETS.TEST", json.dumps(data)]) == 0
+    assert capsys.readouterr().err == (
+        "maskrcnn report: no figures of image_info_mine: these images have no annotations\n"
+    )
+
+
 def test_a_full_disk_is_one_line(tmp_path, capsys, monkeypatch):
     run = make_evaluated_run(tmp_path, images=4)
 
