@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,19 +36,23 @@ def read_weights(spec: str) -> Weights:
         if "model" in content and "class_names" in content:
             return _own(content, spec)
         state = _state_of(content, spec)
-        return recognise(state, content) or Weights(tensors=state, source=spec)
+        if (found := recognise(state, content)) is None:
+            return Weights(tensors=state, source=spec)
+        return replace(found, source=f"{spec} ({found.source})")
     except ImportFailed as error:
         raise CheckpointError(f"{spec}: {error}") from error
 
 
 def merge(parts: Sequence[Weights]) -> Weights:
-    """Several weights as one, later ones winning, tensor by tensor."""
+    """Several weights as one, later ones winning, tensor by tensor and need by need."""
+    from_last = {key: part for part in parts for key in part.needs}
     return Weights(
         tensors={name: tensor for part in parts for name, tensor in part.tensors.items()},
         source=", ".join(part.source for part in parts),
         class_names=next((part.class_names for part in reversed(parts) if part.class_names is not None), None),
         category_ids=next((part.category_ids for part in reversed(parts) if part.category_ids is not None), None),
-        needs={key: value for part in parts for key, value in part.needs.items()},
+        needs={key: part.needs[key] for key, part in from_last.items()},
+        presumed=frozenset(key for key, part in from_last.items() if key in part.presumed),
     )
 
 

@@ -20,6 +20,7 @@ from maskrcnn.engine.state import load_weights
 from maskrcnn.modeling import Model, build_model
 
 MODELS = ("mask_rcnn",)  # the folders of configs whose names are those of models
+ARCHITECTURE = tuple(f"MODEL.BACKBONE.{key}" for key in ("DEPTH", "GROUPS", "WIDTH_PER_GROUP"))  # that names speak of
 CLASSES = {"keypoints_coco_": 1, "coco_": 80, "cityscapes_": 8}  # by how the name of a config's data begins
 
 logger = logging.getLogger(__name__)
@@ -51,13 +52,16 @@ def get(
 
     Raises:
         ConfigError: no such model.
-        CheckpointError: the weights cannot be had, are others than `sha256` says, or do not fit.
+        CheckpointError: the weights cannot be had, are others than `sha256` says, are of a trunk of another depth or
+            other groups than the name says, or do not fit.
         ValueError: `num_classes` and `class_names` contradict each other, or are none at all.
     """
     config, count = find(name), _count(num_classes, class_names)
     overrides = [*overrides, *(() if count is None else ("MODEL.NUM_CLASSES", str(count)))]
     trained = None if weights is None else _read(str(weights), sha256)
-    configure = partial(load_config, config) if trained is None else partial(config_for, config, trained)
+    configure = partial(load_config, config)
+    if trained is not None:
+        configure = partial(config_for, config, trained, fixed=ARCHITECTURE)
     cfg = configure(overrides)
     if not cfg.MODEL.NUM_CLASSES:
         cfg = configure([*overrides, "MODEL.NUM_CLASSES", str(_usual_count(cfg))])

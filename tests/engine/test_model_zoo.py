@@ -109,6 +109,20 @@ def test_weights_of_another_model_or_a_part_are_refused_for_prediction(trained, 
     assert torch.equal(begun.backbone.stem.conv1.weight, model.backbone.stem.conv1.weight)
 
 
+def test_weights_of_another_depth_than_the_name_says_are_refused(trained):
+    model, path = trained
+    with (
+        torch.device("meta"),
+        pytest.raises(
+            CheckpointError,
+            match=r"trunk.pth .*: these weights are of a model with MODEL.BACKBONE.DEPTH 18, but .*r50_fpn.* is 50",
+        ),
+    ):
+        trunk = {f"backbone.bottom_up.{k.removeprefix('stages.')}": v for k, v in model.backbone.state_dict().items()}
+        torch.save({"model": trunk}, path.with_name("trunk.pth"))
+        model_zoo.get(NAME, weights=path.with_name("trunk.pth"), num_classes=3)
+
+
 def rows(model):
     return model.roi_heads.box_head.logits.bias, model.roi_heads.mask_head.predictor.weight
 

@@ -239,7 +239,7 @@ def test_files_of_trunks(tmp_path, wrapped):
         content = {"model": content, "__author__": "torchvision", "matching_heuristics": True}
     (tmp_path / "R-50.pkl").write_bytes(pickle.dumps(content, protocol=2))
     weights = read_weights(str(tmp_path / "R-50.pkl"))
-    assert weights.source == ("Detectron2 trunk" if wrapped else "Detectron trunk")
+    assert weights.source.endswith("(Detectron2 trunk)" if wrapped else "(Detectron trunk)")
     assert weights.needs["MODEL.BACKBONE.STRIDE_IN_1X1"] is not wrapped
 
 
@@ -248,7 +248,7 @@ def test_a_file_of_maskrcnn_benchmark(tmp_path):
     state["module.rpn.anchor_generator.cell_anchors.0"] = torch.zeros(3, 4)
     content = {"model": state, "optimizer": {"state": {}}, "iteration": 9}
     torch.save(content, tmp_path / "m.pth")
-    assert read_weights(str(tmp_path / "m.pth")).source == "maskrcnn-benchmark detector"
+    assert read_weights(str(tmp_path / "m.pth")).source == f"{tmp_path / 'm.pth'} (maskrcnn-benchmark detector)"
 
 
 def test_a_file_of_detectron2(tmp_path):
