@@ -33,7 +33,7 @@ def read_weights(spec: str) -> Weights:
             content, spec = load_checkpoint(fetch(spec)), shown(spec)
         else:
             content = load_checkpoint(Path(spec).expanduser())
-        if "model" in content and "class_names" in content:
+        if "model" in content and ("class_names" in content or "needs" in content):
             return _own(content, spec)
         state = _state_of(content, spec)
         if (found := recognise(state, content)) is None:
@@ -57,14 +57,25 @@ def merge(parts: Sequence[Weights]) -> Weights:
 
 
 def _own(content: dict[str, Any], spec: str) -> Weights:
-    names, ids = content["class_names"], content.get("category_ids")
+    needs = content.get("needs", {})
+    if not isinstance(needs, Mapping):
+        raise CheckpointError(f"{spec}: its needs are {needs!r:.80}; expected config keys and their values")
     return Weights(
         tensors=content.get("ema", content["model"]),  # the averaged weights are what the run evaluated
         source=spec,
-        class_names=None if names is None else tuple(names),
-        category_ids=None if ids is None else tuple(ids),
-        needs={key: _tuples(value) for key, value in content.get("needs", {}).items()},
+        class_names=_listed(content, "class_names", str, spec),
+        category_ids=_listed(content, "category_ids", int, spec),
+        needs={key: _tuples(value) for key, value in needs.items()},
     )
+
+
+def _listed(content: Mapping[str, Any], field: str, kind: type, spec: str) -> tuple[Any, ...] | None:
+    values = content.get(field)
+    if values is None:
+        return None
+    if not isinstance(values, (list, tuple)) or not all(isinstance(value, kind) for value in values):
+        raise CheckpointError(f"{spec}: its {field} are {values!r:.80}; expected a list of {kind.__name__}")
+    return tuple(values)
 
 
 def _tuples(value: Any) -> Any:

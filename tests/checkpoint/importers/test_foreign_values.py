@@ -108,6 +108,14 @@ def test_proposals_alone(layout, neck):
     assert weights.class_names is None
 
 
+@pytest.mark.parametrize("anchors", [1, 5, 6])
+def test_one_size_of_any_ratios_has_nothing_to_move(anchors):
+    state = tensors(benchmark(FPN))
+    state["rpn.head.cls_logits.weight"] = torch.arange(anchors).view(-1, 1, 1, 1).expand(anchors, 256, 1, 1)
+    state["rpn.head.cls_logits.bias"] = torch.arange(anchors)
+    assert recognise(state).tensors["proposals.objectness.bias"].tolist() == list(range(anchors))
+
+
 def test_five_sizes_of_three_ratios_are_put_size_by_size():
     ratio_outer = torch.tensor([10.0 * r + s for r in range(3) for s in range(5)])
     size_outer = torch.tensor([10.0 * r + s for s in range(5) for r in range(3)])
