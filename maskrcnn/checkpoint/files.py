@@ -110,11 +110,7 @@ def _read_torch(path: Path, zipped: bool) -> Any:
         raise CheckpointError(
             f"{path} holds {what} besides tensors and plain values. Loading it could run code from the file, so it is "
             "refused; nothing in it was run. Have its author save a plain state dict, or a .safetensors file"
-            + (
-                ". If it is a pickle of arrays, as in Detectron2's model zoo, its name must end in .pkl"
-                if found
-                else ""
-            )
+            + ("" if zipped else ". If it is a pickle of arrays, as in Detectron2's zoo, its name must end in .pkl")
         ) from error
     except (RuntimeError, EOFError, ValueError, KeyError, IndexError, OSError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
