@@ -40,8 +40,13 @@ def fetch(spec: str) -> Path:
             f"{shown(url)}: weights from a URL need their SHA-256, 64 hexadecimal digits, and {given}; write "
             f"{shown(url)}{HASH}..., or download the file and give its path"
         )
-    path = cached(url, digest)
     try:
+        path = cached(url, digest)
+    except ValueError as error:  # of urllib
+        raise CheckpointError(f"{shown(url)} is no URL: {error}") from error
+    try:
+        if path.exists() and hash_of(path) == digest:  # without a lock: the folder may not be ours to write to
+            return path
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_name(f".{path.name}.lock")):
             if not path.exists() or hash_of(path) != digest:
@@ -107,5 +112,8 @@ def hash_of(path: Path) -> str:
 
 def shown(url: str) -> str:
     """A URL for messages, without what may be a secret: user, password and query."""
-    parts = urllib.parse.urlsplit(url)
+    try:
+        parts = urllib.parse.urlsplit(url)
+    except ValueError:  # nobody knows what is the password in it
+        return f"{url.partition(':')[0]}://..."
     return urllib.parse.urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))

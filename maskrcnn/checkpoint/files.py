@@ -29,7 +29,7 @@ class CheckpointError(ValueError):
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write a small file so that a reader, or a crash, sees the old content or the new one and nothing between."""
+    """Write a file so that a reader, or a crash, sees the old content or the new one and nothing between."""
     with WholeFile(path) as part, part.open("wb") as file:
         file.write(data)
         file.flush()
@@ -90,15 +90,16 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         )
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
-    if not start.startswith((b"PK\x03\x04", b"\x80")):  # a zip archive, what torch.save writes, or a binary pickle
+    zipped = start.startswith(b"PK\x03\x04")  # what torch.save writes, whatever its name
+    if not zipped and not start.startswith(b"\x80"):  # a binary pickle
         raise CheckpointError(f"{path} is no PyTorch weights file: it begins with {start[:20]!r}")
-    content = _read_plain_pickle(path) if path.suffix == ".pkl" else _read_torch(path)
+    content = _read_plain_pickle(path) if path.suffix == ".pkl" and not zipped else _read_torch(path, zipped)
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds a {type(content).__name__} instead of a dict of tensors")
     return content
 
 
-def _read_torch(path: Path) -> Any:
+def _read_torch(path: Path, zipped: bool) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about the pickle's version, which the error below is about
@@ -109,6 +110,7 @@ def _read_torch(path: Path) -> Any:
         raise CheckpointError(
             f"{path} holds {what} besides tensors and plain values. Loading it could run code from the file, so it is "
             "refused; nothing in it was run. Have its author save a plain state dict, or a .safetensors file"
+            + ("" if zipped else ". If it is a pickle of arrays, as in Detectron2's zoo, its name must end in .pkl")
         ) from error
     except (RuntimeError, EOFError, ValueError, KeyError, IndexError, OSError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -133,7 +135,13 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
         tensors = safetensors.torch.load_file(path)
-        facts = {key: json.loads(metadata[key]) for key in JSON_KEYS if key in metadata}
-    except (safetensors.SafetensorError, json.JSONDecodeError) as error:
+    except safetensors.SafetensorError as error:
         raise CheckpointError(f"{path} is truncated, or no safetensors file ({error})") from error
+    facts = {}
+    for key in JSON_KEYS:
+        if key in metadata:
+            try:
+                facts[key] = json.loads(metadata[key])
+            except json.JSONDecodeError as error:
+                raise CheckpointError(f"{path}: {key} in its metadata is no JSON: {error}") from error
     return {"model": tensors, **facts} if facts else tensors

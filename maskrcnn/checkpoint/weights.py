@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,34 +33,49 @@ def read_weights(spec: str) -> Weights:
             content, spec = load_checkpoint(fetch(spec)), shown(spec)
         else:
             content = load_checkpoint(Path(spec).expanduser())
-        if "model" in content and "class_names" in content:
+        if "model" in content and ("class_names" in content or "needs" in content):
             return _own(content, spec)
         state = _state_of(content, spec)
-        return recognise(state, content) or Weights(tensors=state, source=spec)
+        if (found := recognise(state, content)) is None:
+            return Weights(tensors=state, source=spec)
+        return replace(found, source=f"{spec} ({found.source})")
     except ImportFailed as error:
         raise CheckpointError(f"{spec}: {error}") from error
 
 
 def merge(parts: Sequence[Weights]) -> Weights:
-    """Several weights as one, later ones winning, tensor by tensor."""
+    """Several weights as one, later ones winning, tensor by tensor and need by need."""
+    from_last = {key: part for part in parts for key in part.needs}
     return Weights(
         tensors={name: tensor for part in parts for name, tensor in part.tensors.items()},
         source=", ".join(part.source for part in parts),
         class_names=next((part.class_names for part in reversed(parts) if part.class_names is not None), None),
         category_ids=next((part.category_ids for part in reversed(parts) if part.category_ids is not None), None),
-        needs={key: value for part in parts for key, value in part.needs.items()},
+        needs={key: part.needs[key] for key, part in from_last.items()},
+        presumed=frozenset(key for key, part in from_last.items() if key in part.presumed),
     )
 
 
 def _own(content: dict[str, Any], spec: str) -> Weights:
-    names, ids = content["class_names"], content.get("category_ids")
+    needs = content.get("needs", {})
+    if not isinstance(needs, Mapping):
+        raise CheckpointError(f"{spec}: its needs are {needs!r:.80}; expected config keys and their values")
     return Weights(
         tensors=content.get("ema", content["model"]),  # the averaged weights are what the run evaluated
         source=spec,
-        class_names=None if names is None else tuple(names),
-        category_ids=None if ids is None else tuple(ids),
-        needs={key: _tuples(value) for key, value in content.get("needs", {}).items()},
+        class_names=_listed(content, "class_names", str, spec),
+        category_ids=_listed(content, "category_ids", int, spec),
+        needs={key: _tuples(value) for key, value in needs.items()},
     )
+
+
+def _listed(content: Mapping[str, Any], field: str, kind: type, spec: str) -> tuple[Any, ...] | None:
+    values = content.get(field)
+    if values is None:
+        return None
+    if not isinstance(values, (list, tuple)) or not all(isinstance(value, kind) for value in values):
+        raise CheckpointError(f"{spec}: its {field} are {values!r:.80}; expected a list of {kind.__name__}")
+    return tuple(values)
 
 
 def _tuples(value: Any) -> Any:

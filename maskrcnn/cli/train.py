@@ -7,7 +7,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 
-from maskrcnn.config import format_config, lineage, trace_config
+from maskrcnn.config import COMMAND_LINE, format_config, lineage, trace_config
 from maskrcnn.distributed import job, local_world_size
 from maskrcnn.engine import run
 from maskrcnn.engine.checks import RunError
@@ -67,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.print_config:
         print(format_config(cfg, origins))
     elif args.eval_only:
-        chosen = origins.get("MODEL.WEIGHTS") == "command line"
+        chosen = origins.get("MODEL.WEIGHTS") == COMMAND_LINE
         run.test(cfg, weights=cfg.MODEL.WEIGHTS if chosen else (), invocation=invocation)
     else:
         try:

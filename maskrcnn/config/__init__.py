@@ -2,6 +2,7 @@
 
 from maskrcnn.config.files import config_path, lineage
 from maskrcnn.config.loader import (
+    COMMAND_LINE,
     data_root,
     default_values,
     dump,
@@ -10,10 +11,13 @@ from maskrcnn.config.loader import (
     load_config,
     trace_config,
 )
+from maskrcnn.config.sections import DEFAULT
 from maskrcnn.config.trees import leaves
 from maskrcnn.config.values import ConfigError
 
 __all__ = [
+    "COMMAND_LINE",
+    "DEFAULT",
     "ConfigError",
     "config_path",
     "data_root",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -14,12 +15,14 @@ from maskrcnn.checkpoint import Weights, check_hash, read_weights
 from maskrcnn.checkpoint.download import HASH, SCHEMES
 from maskrcnn.config import ConfigError, config_path, load_config
 from maskrcnn.config.files import configs_folder
+from maskrcnn.engine.needs import CLASSES as CLASSES_KEY
 from maskrcnn.engine.needs import config_for
 from maskrcnn.engine.published import read_rows
 from maskrcnn.engine.state import load_weights
 from maskrcnn.modeling import Model, build_model
 
 MODELS = ("mask_rcnn",)  # the folders of configs whose names are those of models
+ARCHITECTURE = tuple(f"MODEL.BACKBONE.{key}" for key in ("DEPTH", "GROUPS", "WIDTH_PER_GROUP"))  # that names speak of
 CLASSES = {"keypoints_coco_": 1, "coco_": 80, "cityscapes_": 8}  # by how the name of a config's data begins
 
 logger = logging.getLogger(__name__)
@@ -51,16 +54,24 @@ def get(
 
     Raises:
         ConfigError: no such model.
-        CheckpointError: the weights cannot be had, are others than `sha256` says, or do not fit.
-        ValueError: `num_classes` and `class_names` contradict each other, or are none at all.
+        CheckpointError: the weights cannot be had, are others than `sha256` says, are of a trunk of another depth or
+            other groups than the name says, or do not fit.
+        ValueError: what is said of the classes is contradictory, given twice or nothing at all; `sha256` is of no
+            weights.
     """
+    if sha256 and weights is None:
+        raise ValueError("sha256 is given, but no weights that it is of")
     config, count = find(name), _count(num_classes, class_names)
-    overrides = [*overrides, *(() if count is None else ("MODEL.NUM_CLASSES", str(count)))]
+    if count is not None and any(item.partition("=")[0] == CLASSES_KEY for item in overrides):
+        raise ValueError(f"the overrides give {CLASSES_KEY}, and so do num_classes or class_names; give one of them")
+    overrides = [*overrides, *(() if count is None else (CLASSES_KEY, str(count)))]
     trained = None if weights is None else _read(str(weights), sha256)
-    configure = partial(load_config, config) if trained is None else partial(config_for, config, trained)
+    configure = partial(load_config, config)
+    if trained is not None:
+        configure = partial(config_for, config, trained, fixed=ARCHITECTURE)
     cfg = configure(overrides)
     if not cfg.MODEL.NUM_CLASSES:
-        cfg = configure([*overrides, "MODEL.NUM_CLASSES", str(_usual_count(cfg))])
+        cfg = configure([*overrides, CLASSES_KEY, str(_usual_count(cfg))])
     model = build_model(cfg).eval()
     if trained is not None:
         names = class_names if class_names is not None else _names(trained, count)
@@ -125,6 +136,10 @@ def _read(weights: str, sha256: str) -> Weights:
 
 def _count(num_classes: int | None, class_names: Sequence[str] | None) -> int | None:
     """How many classes were asked for; None: nobody asked."""
+    if isinstance(class_names, str):
+        raise ValueError(f"class_names is {class_names!r}; expected a list of names, such as [{class_names!r}]")
+    if class_names is not None and (twice := [n for n, times in Counter(class_names).items() if times > 1]):
+        raise ValueError(f"class_names has {', '.join(map(repr, twice))} more than once; give each class its own name")
     count = num_classes if class_names is None else len(class_names)
     if num_classes not in (None, count):
         raise ValueError(f"num_classes is {num_classes}, but there are {count} class_names; give one of the two")

@@ -72,18 +72,25 @@ class Parts:
         return self.state.model
 
 
-def build_parts(cfg: CfgNode, device: torch.device, precision: Precision, checkpoint: dict[str, Any] | None) -> Parts:
+def build_parts(
+    cfg: CfgNode,
+    device: torch.device,
+    precision: Precision,
+    checkpoint: dict[str, Any] | None,
+    origins: Mapping[str, str] | None = None,
+) -> Parts:
     """Read weights and data, and build model, optimizer and loader from a config.
 
     Args:
         checkpoint: of the run to go on with, which says where to start and stands in for MODEL.WEIGHTS; its state is
             not restored here.
+        origins: of the config's values, as far as known (`engine.needs.follow`).
     """
     if checkpoint:
         weights = Weights(tensors={}, source=checkpoint["source"], needs=checkpoint.get("needs", {}))
     else:
         weights = merge([read_weights(spec) for spec in cfg.MODEL.WEIGHTS])
-    cfg = follow(cfg, weights.needs, weights.source)
+    cfg = follow(cfg, weights.needs, weights.source, origins)
     train_set, test_sets = read_data(cfg)
     if checkpoint:
         checks.check_same_classes(checkpoint["class_names"], checkpoint["source"], train_set)

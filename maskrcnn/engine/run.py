@@ -71,8 +71,9 @@ def train(
         resume: go on from the newest checkpoint in OUTPUT_DIR, if there is one. So does a process that torchrun
             restarted.
         profile: so many iterations, after a few, and leave OUTPUT_DIR/profile; 0: none.
-        invocation: for OUTPUT_DIR/run.json: the command, and where the config's values come from. With the config's
-            files, published figures are logged beside the last metrics.
+        invocation: for OUTPUT_DIR/run.json: the command, and where the config's values come from, by which they win
+            over what the weights need (`engine.needs.follow`). With the config's files, published figures are logged
+            beside the last metrics.
 
     Raises:
         ConfigError, DatasetError, CheckpointError, RunError, GroupError: before anything slow, what is wrong with
@@ -101,7 +102,7 @@ def train(
         with checks.at_the_door():
             checkpoint = _newest_state(folder, cfg) if resume else None
             checks.check_same_start(checkpoint["iteration"] if checkpoint else None, folder)
-            parts = build_parts(cfg, device, precision, checkpoint)
+            parts = build_parts(cfg, device, precision, checkpoint, invocation.origins)
             cfg = parts.cfg
             evaluation = Evaluation(
                 cfg,
@@ -163,7 +164,9 @@ def test(cfg: CfgNode, *, weights: Sequence[str] = (), invocation: Invocation = 
 
     Args:
         weights: what to evaluate; else the newest checkpoint in OUTPUT_DIR, else MODEL.WEIGHTS.
-        invocation: with the config's files, figures that were published for it are logged beside the metrics.
+        invocation: where the config's values come from, by which they win over what the weights need
+            (`engine.needs.follow`). With the config's files, figures that were published for it are logged beside the
+            metrics.
 
     Raises:
         ConfigError, DatasetError, CheckpointError, RunError: what is wrong with config, data or weights.
@@ -190,7 +193,7 @@ def test(cfg: CfgNode, *, weights: Sequence[str] = (), invocation: Invocation = 
             for other in others:
                 checks.check_same_classes(first.class_names, first.source, other)
             cfg = checks.fill_in_classes(cfg, first)
-            cfg = follow(cfg, loaded.needs, loaded.source)
+            cfg = follow(cfg, loaded.needs, loaded.source, invocation.origins)
             model = build_model(cfg)
             classes = None if model.outputs is Proposals else first.class_names  # proposals are of no class
             load_weights(model, loaded, strict=True, class_names=classes)

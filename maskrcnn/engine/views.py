@@ -7,7 +7,7 @@ the model's own.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self, TypeVar
 
@@ -24,6 +24,7 @@ from maskrcnn.structures import Candidates, Detections, Sample, cat
 from maskrcnn.structures.instances import MIRRORED_KEYPOINTS
 
 Boxes = TypeVar("Boxes", Candidates, Detections)
+Resize = Callable[[Boxes, tuple[int, int]], Boxes]
 
 
 @dataclass(frozen=True)
@@ -51,14 +52,18 @@ class View:
         seen = resize(sample, self.size(sample.size))
         return hflip(seen) if self.mirrored else seen
 
-    def into(self, found: Boxes, size: tuple[int, int]) -> Boxes:
-        """What was found in the image, in the frame of its view, which has that size."""
-        seen = found.resize(size)
+    def into(self, found: Boxes, size: tuple[int, int], resize: Resize[Boxes]) -> Boxes:
+        """What was found in the image, in the frame of its view, which has that size.
+
+        Args:
+            resize: how the model takes boxes to another size.
+        """
+        seen = resize(found, size)
         return seen.hflip() if self.mirrored else seen
 
-    def out_of(self, seen: Boxes, size: tuple[int, int]) -> Boxes:
+    def out_of(self, seen: Boxes, size: tuple[int, int], resize: Resize[Boxes]) -> Boxes:
         """What was found in the view, in the frame of the image at that size: undoes `into`."""
-        return (seen.hflip() if self.mirrored else seen).resize(size)
+        return resize(seen.hflip() if self.mirrored else seen, size)
 
     def maps_out_of(self, outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """What a model predicts on boxes in the view (`RoIHeads.on_boxes`), as it is in the image."""
@@ -138,14 +143,14 @@ class MultiViewInference(nn.Module):
             features.append(self.model.features(images))
             proposals = self.model.proposals.inference(features[-1], images)
             (seen,) = heads.score(features[-1], proposals)
-            candidates.append(view.out_of(seen, frame))
+            candidates.append(view.out_of(seen, frame, self.model.in_file))
         joined = cat(candidates)
         (found,) = heads.select([joined])
         if self.voting:
             found = vote(found, joined, self.voting, heads.score_thresh_test)
         outputs = []
         for view, levels in zip(self.views, features, strict=True):
-            seen_again = view.into(found, view.size(sample.size))
+            seen_again = view.into(found, view.size(sample.size), self.model.in_file)
             outputs.append(view.maps_out_of(heads.on_boxes(levels, [seen_again])))
         means = {name: torch.stack([maps[name].float() for maps in outputs]).mean(dim=0) for name in outputs[0]}
         (finished,) = heads.finish(means, [found])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import Any, Protocol, Self, cast
+from typing import Any, Protocol, Self, TypeVar, cast
 
 from torch import Tensor, nn
 
@@ -14,7 +14,9 @@ from maskrcnn.modeling.layers import FeatureSpec
 from maskrcnn.modeling.model import IMAGENET_MEAN, IMAGENET_STD, Model, targets_of
 from maskrcnn.modeling.roi_heads import RoIHeads
 from maskrcnn.registry import BACKBONES, MODELS, NECKS, PROPOSALS, ROI_HEADS
-from maskrcnn.structures import Detections, ImageBatch, Instances, Proposals, Sample
+from maskrcnn.structures import Candidates, Detections, ImageBatch, Instances, Proposals, Sample
+
+Found = TypeVar("Found", Candidates, Detections)
 
 
 class ProposalStage(Protocol):
@@ -129,12 +131,12 @@ class GeneralizedRCNN(RegionModel):
         detections = self.roi_heads.inference(features, self.proposals.inference(features, images))
         return [self.in_file(d, s.original_size) for d, s in zip(detections, batch, strict=True)]
 
-    def in_file(self, detections: Detections, size: tuple[int, int]) -> Detections:
-        """Detections in the frame of the image's file, of `size`."""
+    def in_file(self, found: Found, size: tuple[int, int]) -> Found:
+        """What was found, in another frame of the same image, of `size`: in its file's, or in another view's."""
         if not self.conventions.inclusive_boxes:
-            return detections.resize(size)
-        pixel = detections.boxes.new_tensor([0, 0, 1, 1])
-        resized = replace(detections, boxes=detections.boxes - pixel).resize(size)
+            return found.resize(size)
+        pixel = found.boxes.new_tensor([0, 0, 1, 1])
+        resized = replace(found, boxes=found.boxes - pixel).resize(size)
         return replace(resized, boxes=resized.boxes + pixel)
 
     def compilable(self) -> list[nn.Module]:

@@ -87,6 +87,29 @@ def test_a_damaged_copy_is_fetched_again(server, weights):
     assert fetch(spec).read_bytes() == weights and len(server.asked) == 2
 
 
+def test_a_verified_copy_in_a_folder_that_nobody_may_write_to_is_read(server, weights, monkeypatch):
+    server.files["/w.pth"] = weights
+    spec = f"{server.url}/w.pth#sha256={digest(weights)}"
+    path = fetch(spec)
+
+    def read_only(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("pathlib.Path.mkdir", read_only)
+    monkeypatch.setattr("maskrcnn.checkpoint.download.FileLock", read_only)
+    assert fetch(spec) == path and len(server.asked) == 1
+    path.write_bytes(b"damaged")
+    with pytest.raises(CheckpointError, match="cannot be downloaded to .*Permission denied"):
+        fetch(spec)
+
+
+@pytest.mark.parametrize("url", ["http://[bad/w.pth", "https://user:secret@[bad/w.pth"])
+def test_what_is_no_url(url):
+    with pytest.raises(CheckpointError, match=r"^https?://\.\.\. is no URL: .*IPv6") as caught:
+        read_weights(f"{url}#sha256={'0' * 64}")
+    assert "secret" not in str(caught.value)
+
+
 def test_two_files_of_one_name_do_not_meet(server, weights):
     server.files |= {"/1/w.pth": weights, "/2/w.pth": b"others"}
     one, two = (fetch(f"{server.url}/{k}/w.pth#sha256={digest(server.files[f'/{k}/w.pth'])}") for k in (1, 2))

@@ -1,11 +1,12 @@
 import os
 import pickle
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
 
-from maskrcnn.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from maskrcnn.checkpoint import CheckpointError, load_checkpoint, read_weights, save_checkpoint
 from maskrcnn.checkpoint.files import write_atomically
 
 
@@ -118,6 +119,39 @@ def test_safetensors(tmp_path):
     path.write_bytes(path.read_bytes()[:40])
     with pytest.raises(CheckpointError, match="truncated, or no safetensors file"):
         load_checkpoint(path)
+
+
+def test_what_torch_saves_is_read_whatever_its_name(tmp_path):
+    torch.save({"n": 1}, tmp_path / "c.pkl")
+    assert load_checkpoint(tmp_path / "c.pkl") == {"n": 1}
+
+
+def test_a_pickle_of_arrays_needs_its_suffix(tmp_path):
+    (tmp_path / "c.pth").write_bytes(pickle.dumps({"w": np.zeros(2)}))
+    with pytest.raises(CheckpointError, match=r"c\.pth .*its name must end in \.pkl"):
+        load_checkpoint(tmp_path / "c.pth")
+
+
+@pytest.mark.parametrize(
+    ("metadata", "message"),
+    [
+        ({"class_names": "[1,"}, "class_names in its metadata is no JSON"),
+        ({"class_names": "5"}, "its class_names are 5; expected a list of str"),
+        ({"class_names": '["a"]', "category_ids": '["b"]'}, r"its category_ids are \['b'\]; expected a list of int"),
+        ({"class_names": '["a"]', "needs": "[1]"}, r"its needs are \[1\]; expected config keys"),
+    ],
+)
+def test_metadata_that_are_wrong_name_the_file_and_the_field(tmp_path, metadata, message):
+    safetensors.torch.save_file({"x": torch.zeros(1)}, tmp_path / "w.safetensors", metadata)
+    with pytest.raises(CheckpointError, match=rf"w\.safetensors: {message}"):
+        read_weights(str(tmp_path / "w.safetensors"))
+
+
+def test_needs_without_class_names_are_kept(tmp_path):
+    metadata = {"needs": '{"MODEL.PIXEL_STD": [1, 1, 1]}'}
+    safetensors.torch.save_file({"x": torch.zeros(1)}, tmp_path / "w.safetensors", metadata)
+    weights = read_weights(str(tmp_path / "w.safetensors"))
+    assert weights.needs == {"MODEL.PIXEL_STD": (1, 1, 1)} and weights.class_names is None
 
 
 def test_write_atomically_replaces(tmp_path):

@@ -109,6 +109,20 @@ def test_weights_of_another_model_or_a_part_are_refused_for_prediction(trained, 
     assert torch.equal(begun.backbone.stem.conv1.weight, model.backbone.stem.conv1.weight)
 
 
+def test_weights_of_another_depth_than_the_name_says_are_refused(trained):
+    model, path = trained
+    with (
+        torch.device("meta"),
+        pytest.raises(
+            CheckpointError,
+            match=r"trunk.pth .*: these weights are of a model with MODEL.BACKBONE.DEPTH 18, but .*r50_fpn.* is 50",
+        ),
+    ):
+        trunk = {f"backbone.bottom_up.{k.removeprefix('stages.')}": v for k, v in model.backbone.state_dict().items()}
+        torch.save({"model": trunk}, path.with_name("trunk.pth"))
+        model_zoo.get(NAME, weights=path.with_name("trunk.pth"), num_classes=3)
+
+
 def rows(model):
     return model.roi_heads.box_head.logits.bias, model.roi_heads.mask_head.predictor.weight
 
@@ -137,6 +151,11 @@ def test_fine_tuning_keeps_the_rows_of_classes_that_are_known_by_name(trained):
         ({"num_classes": 2, "class_names": ["a"]}, "num_classes is 2, but there are 1 class_names"),
         ({"num_classes": 0}, "a model of 0 classes; give at least 1"),
         ({"class_names": []}, "a model of 0 classes"),
+        ({"class_names": "cat"}, r"class_names is 'cat'; expected a list of names, such as \['cat'\]"),
+        ({"class_names": ["a", "b", "a"]}, "class_names has 'a' more than once"),
+        ({"num_classes": 3, "overrides": ["MODEL.NUM_CLASSES=3"]}, "the overrides give MODEL.NUM_CLASSES, and so do"),
+        ({"class_names": ["a"], "overrides": ["MODEL.NUM_CLASSES", "1"]}, "the overrides give MODEL.NUM_CLASSES"),
+        ({"sha256": "0" * 64}, "sha256 is given, but no weights"),
     ],
 )
 def test_classes_that_make_no_sense(options, message):

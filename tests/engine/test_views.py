@@ -283,7 +283,7 @@ def test_boxes_into_a_view_and_back(size: tuple[int, int]) -> None:
     found = Detections(boxes=boxes, scores=torch.ones(6), labels=torch.zeros(6, dtype=torch.int64), size=frame)
     for view in (View(20, 100), View(20, 100, mirrored=True)):
         height, width = view.size(size)
-        seen = view.into(found, (height, width))
+        seen = view.into(found, (height, width), Detections.resize)
         for box, there in zip(boxes.tolist(), seen.boxes.tolist(), strict=True):
             x1, x2 = box[0] * width / frame[1], box[2] * width / frame[1]
             if view.mirrored:
@@ -291,7 +291,25 @@ def test_boxes_into_a_view_and_back(size: tuple[int, int]) -> None:
             expected = [x1, box[1] * height / frame[0], x2, box[3] * height / frame[0]]
             assert there == pytest.approx(expected, rel=1e-5, abs=1e-4)
         assert seen.size == (height, width)
-        torch.testing.assert_close(view.out_of(seen, frame).boxes, boxes, rtol=1e-5, atol=1e-3)
+        torch.testing.assert_close(view.out_of(seen, frame, Detections.resize).boxes, boxes, rtol=1e-5, atol=1e-3)
+
+
+@pytest.mark.parametrize("conventions", ["ours", "maskrcnn_benchmark"])
+def test_boxes_of_last_pixels_are_scaled_by_them_in_views_too(conventions: str) -> None:
+    """maskrcnn-benchmark's x2 is the last pixel: 19 is 76 in an image of four times the size, and ours is one more."""
+    model = small("mask_rcnn_r18_fpn_small", f"MODEL.CONVENTIONS={conventions}")
+    last = 77.0 if conventions == "maskrcnn_benchmark" else 80.0
+    view, boxes = View(400, 1333), torch.tensor([[10.0, 10.0, 20.0, 20.0]])
+    detections = Detections(
+        boxes=boxes, scores=torch.ones(1), labels=torch.zeros(1, dtype=torch.int64), size=(100, 100)
+    )
+    candidates = Candidates(boxes=boxes[:, None], scores=torch.ones(1, 2), size=(100, 100))
+    large = view.out_of(detections, (400, 400), model.in_file)
+    assert large.boxes.tolist() == [[40.0, 40.0, last, last]]
+    assert view.out_of(candidates, (400, 400), model.in_file).boxes.tolist() == [[[40.0, 40.0, last, last]]]
+    assert view.into(large, (100, 100), model.in_file).boxes.tolist() == boxes.tolist()
+    seen = View(400, 1333, mirrored=True).into(detections, (400, 400), model.in_file).boxes.tolist()
+    assert seen == [[400 - last, 40.0, 360.0, last]]
 
 
 def vote_by_definition(found: Detections, candidates: Candidates, iou: float, threshold: float) -> list[list[float]]:

@@ -9,6 +9,7 @@ import torch
 
 from maskrcnn.checkpoint.exporters.exported import Exported, Table, refuse, rename
 from maskrcnn.checkpoint.importers import Weights
+from maskrcnn.checkpoint.weights import COUNTERS
 
 TARGET = "Detectron2"
 STEM = "stem.conv1.weight"
@@ -59,6 +60,10 @@ def convert(weights: Weights, config: Mapping[str, Any]) -> Exported:
         tensors = {
             name.replace("backbone.", "backbone.bottom_up.", 1) if name.startswith(trunk) else name: tensor
             for name, tensor in tensors.items()
+        }
+    if model["BACKBONE"]["NORM"] in ("BN", "SyncBN"):  # Detectron2's norms count, though nothing reads it
+        tensors |= {
+            name.replace("running_mean", COUNTERS): torch.tensor(0) for name in tensors if name.endswith("running_mean")
         }
     stem = next(name for name in tensors if name.endswith(STEM))
     tensors[stem] = tensors[stem].flip(1)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,8 +13,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from maskrcnn.atomic import WholeFile
-from maskrcnn.checkpoint.files import CheckpointError, save_checkpoint
+from maskrcnn.checkpoint.files import CheckpointError, save_checkpoint, write_atomically
 from maskrcnn.checkpoint.weights import COUNTERS
 
 LISTED = 8  # names in a message
@@ -57,10 +55,8 @@ def write(path: Path, exported: Exported) -> None:
     if exported.suffix != ".safetensors":
         save_checkpoint(path, dict(exported.content))
         return
-    with WholeFile(path) as part:
-        safetensors.torch.save_file(dict(exported.content), part, dict(exported.metadata))
-        with part.open("rb+") as file:
-            os.fsync(file.fileno())
+    # By our own writer, whose errors name the file and are those of the system.
+    write_atomically(path, safetensors.torch.save(dict(exported.content), dict(exported.metadata)))
 
 
 def refuse(target: str, problems: Mapping[str, bool]) -> None:

@@ -33,7 +33,10 @@ def convert(weights: Weights, config: Mapping[str, Any]) -> Exported:
         "class_names": weights.class_names,
         "category_ids": weights.category_ids,
         "conventions": config["MODEL"]["CONVENTIONS"],
-        "needs": dict(_carried("MODEL", config["MODEL"])),
+        "needs": {
+            **dict(_carried("MODEL", config["MODEL"])),
+            "INPUT.SIZE_ROUNDING": config["INPUT"]["SIZE_ROUNDING"],
+        },
     }
     return Exported(content=tensors, suffix=".safetensors", metadata=as_json(facts))
 

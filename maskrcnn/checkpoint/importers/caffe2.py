@@ -23,9 +23,10 @@ from maskrcnn.checkpoint.importers.needs import (
     res5_to_roi_stage,
     reverse_colours,
     size_outer,
+    trunk_alone,
     trunk_needs,
 )
-from maskrcnn.checkpoint.importers.weights import Weights
+from maskrcnn.checkpoint.importers.weights import Renamed, Weights
 
 LAYOUT = (
     "Detectron's (Caffe2's) weights; known are ResNets and ResNeXts, alone, with an RPN, or as Faster, Mask and "
@@ -86,7 +87,7 @@ def convert(state: Mapping[str, Tensor], content: Mapping[str, Any]) -> Weights:
     """Detectron's blobs -> our names: colours in the order RGB, background last, anchors size by size.
 
     Raises:
-        ImportFailed: tensors without a place here.
+        ImportFailed: tensors without a place here, or missing.
     """
     refuse(state, OTHER_SYSTEMS, LAYOUT)
     blobs = {
@@ -114,10 +115,10 @@ def convert(state: Mapping[str, Tensor], content: Mapping[str, Any]) -> Weights:
         needs["MODEL.PIXEL_MEAN"] = IMAGENET_MEAN
         needs["MODEL.PIXEL_STD"] = IMAGENET_STD if needs["MODEL.BACKBONE.GROUPS"] == 32 else NO_STD
     if all(name.startswith("backbone.") for name in tensors):
-        if has_statistics:
-            del needs["MODEL.BACKBONE.NORM"]  # any batch norm may start from them
+        if has_statistics:  # folded ones are none to start from
+            needs = trunk_alone(needs)
         return Weights(tensors=tensors, source="Detectron trunk", needs=needs)
-    needs |= detector_needs(tensors, sampling_ratio=2, in_c4=0)
+    needs |= detector_needs(tensors, sampling_ratio=2)
     needs["MODEL.CONVENTIONS"] = "maskrcnn_benchmark"  # the same arithmetic
     return Weights(tensors=tensors, source="Detectron detector", needs=needs, **class_facts(tensors))
 
@@ -128,7 +129,7 @@ def _spelt_out(blob: str) -> str:
     return f"{found[1]}.{'norm.' if found[2] else ''}{KINDS[found[3]]}" if found else blob
 
 
-def _give_statistics(tensors: dict[str, Tensor]) -> None:
+def _give_statistics(tensors: Renamed) -> None:
     """Where a trunk's norm has none, those with which one of `EPS` is its scale and shift alone."""
     for norm in [name.removesuffix("weight") for name in tensors if re.fullmatch(r"backbone\..*norm\.weight", name)]:
         if f"{norm}running_var" not in tensors:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from maskrcnn.checkpoint.importers.classes import class_facts
@@ -14,12 +15,14 @@ from maskrcnn.checkpoint.importers.needs import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     NO_STD,
+    ROI_STAGE,
     detector_needs,
     res5_to_roi_stage,
     reverse_colours,
+    trunk_alone,
     trunk_needs,
 )
-from maskrcnn.checkpoint.importers.weights import Weights
+from maskrcnn.checkpoint.importers.weights import Renamed, Weights
 
 LAYOUT = (
     "Detectron2's weights; known are ResNets and ResNeXts, alone, with an RPN, or as Faster, Mask and Keypoint R-CNN "
@@ -28,6 +31,7 @@ LAYOUT = (
 ZOO = "Detectron2 Model Zoo"  # who is named as the author in released files
 TRUNK = r"(?:backbone\.(?:bottom_up\.)?|roi_heads\.(?=res5\.))?"  # alone; of a detector; of C4, in its heads
 LAYER = r"\.(weight|bias)"
+TRUNK_PLACES = ("backbone.", ROI_STAGE)
 
 NAMES: Table = (
     (TRUNK + r"stem\.conv1\.(weight|norm\.\w+)", r"backbone.stem.conv1.\1"),
@@ -52,7 +56,7 @@ NAMES: Table = (
 CONV_BOX_HEAD: Table = (
     (r"roi_heads\.box_head\.fc(\d)" + LAYER, lambda m: f"roi_heads.box_head.fcs.{int(m[1]) - 1}.{m[2]}"),
 )
-NOT_WEIGHTS = r"pixel_mean|pixel_std|proposal_generator\.anchor_generator\..*|linear\.(weight|bias)"
+NOT_WEIGHTS = r"pixel_mean|pixel_std|proposal_generator\.anchor_generator\..*|(stem\.fc|linear)\.(weight|bias)"
 OTHER_SYSTEMS = (
     (r"head\.(cls|bbox)_(subnet|score|pred)\..*", "RetinaNet's head"),
     (r"roi_heads\.box_(head|predictor)\.\d\..*", "the stages of Cascade R-CNN's box head"),
@@ -76,7 +80,7 @@ def convert(state: Mapping[str, Tensor], content: Mapping[str, Any]) -> Weights:
         content: what else the file holds: `__author__`, where there is one.
 
     Raises:
-        ImportFailed: tensors without a place here.
+        ImportFailed: tensors without a place here, or missing.
     """
     refuse(state, OTHER_SYSTEMS, LAYOUT)
     named = {name: tensor for name, tensor in state.items() if not re.fullmatch(NOT_WEIGHTS, name)}
@@ -84,25 +88,40 @@ def convert(state: Mapping[str, Tensor], content: Mapping[str, Any]) -> Weights:
     tensors = rename(named, (*(CONV_BOX_HEAD if convs else ()), *NAMES), "", LAYOUT)
     if any(name.startswith("roi_heads.res5.") for name in state):
         tensors = res5_to_roi_stage(tensors)
-    needs = trunk_needs(tensors) | colour_needs(state, content, tensors)
     if all(name.startswith("backbone.") for name in tensors):
-        if needs["MODEL.BACKBONE.NORM"] == "FrozenBN":
-            del needs["MODEL.BACKBONE.NORM"]  # any batch norm may start from its statistics
+        needs = trunk_alone(trunk_needs(tensors)) | colour_needs(state, content, tensors)
         return Weights(tensors=tensors, source="Detectron2 trunk", needs=needs)
+    norms_elsewhere = {name for name in tensors if ".norm." in name and not name.startswith(TRUNK_PLACES)}
+    if not norms_elsewhere:
+        _give_statistics(tensors)
+    needs = trunk_needs(tensors) | colour_needs(state, content, tensors)
+    needs |= detector_needs(tensors, sampling_ratio=0, batch_norm="SyncBN", keypoint_score="probability")
     counted = any(name.endswith("num_batches_tracked") for name in state)
-    if counted and needs["MODEL.BACKBONE.NORM"] == "FrozenBN":
+    trained_norms = counted or any(name.endswith("running_mean") for name in norms_elsewhere)
+    if trained_norms and needs["MODEL.BACKBONE.NORM"] == "FrozenBN":
         needs["MODEL.BACKBONE.NORM"] = "SyncBN"
-    needs |= detector_needs(tensors, sampling_ratio=0, in_c4=0, batch_norm="SyncBN")
     needs["MODEL.CONVENTIONS"] = "detectron2"
-    if "roi_heads.keypoint_head.deconv.weight" in tensors:
-        needs["MODEL.ROI_HEADS.KEYPOINT_HEAD.SCORE"] = "probability"
+    presumed: frozenset[str] = frozenset()
+    if needs["MODEL.BACKBONE.NORM"] != "FrozenBN":  # the zoo's have their stride in the 3x3
+        needs["MODEL.BACKBONE.STRIDE_IN_1X1"] = False
+        if "pixel_std" not in state:  # and those from scratch may have deviations
+            presumed = frozenset(["MODEL.PIXEL_STD"])
     if "backbone.stages.res5.0.conv1.weight" in tensors and "neck.output.res2.weight" not in tensors:
         needs["MODEL.BACKBONE.RES5_DILATION"] = 2  # DC5
     facts = class_facts(tensors, cityscapes=content.get("__author__") == ZOO)
-    return Weights(tensors=tensors, source="Detectron2 detector", needs=needs, **facts)
+    return Weights(tensors=tensors, source="Detectron2 detector", needs=needs, presumed=presumed, **facts)
 
 
-def colour_needs(state: Mapping[str, Tensor], content: Mapping[str, Any], tensors: dict[str, Tensor]) -> dict[str, Any]:
+def _give_statistics(tensors: Renamed) -> None:
+    """A trunk's norms without statistics get 0 and 1, as Detectron2 fills them in for its FrozenBN."""
+    for weight in [name for name in tensors if name.startswith(TRUNK_PLACES) and name.endswith(".norm.weight")]:
+        norm = weight.removesuffix("weight")
+        if f"{norm}running_mean" not in tensors:
+            tensors[f"{norm}running_mean"] = torch.zeros_like(tensors[weight])
+            tensors[f"{norm}running_var"] = torch.ones_like(tensors[weight])
+
+
+def colour_needs(state: Mapping[str, Tensor], content: Mapping[str, Any], tensors: Renamed) -> dict[str, Any]:
     """The keys of the images' colours; a stem for BGR, Detectron2's order, is made one for RGB in `tensors`.
 
     Old files hold mean and deviation, which tell the order: blue's mean is the lowest. A trunk whose author is

@@ -84,7 +84,7 @@ def convert(state: Mapping[str, Tensor], content: Mapping[str, Any]) -> Weights:
     """A maskrcnn-benchmark state dict -> our names: colours in the order RGB, background last, anchors size by size.
 
     Raises:
-        ImportFailed: tensors without a place here.
+        ImportFailed: tensors without a place here, or missing.
     """
     refuse(state, OTHER_SYSTEMS, LAYOUT)
     trunk: dict[str, Tensor] = {}
@@ -108,7 +108,7 @@ def convert(state: Mapping[str, Tensor], content: Mapping[str, Any]) -> Weights:
         size_outer(tensors)
     if any(name.startswith("roi_heads.") for name in detector):
         background_last(tensors)
-    needs = trunk_needs(tensors) | detector_needs(tensors, sampling_ratio=2, in_c4=0)
+    needs = trunk_needs(tensors) | detector_needs(tensors, sampling_ratio=2, size_rounding="longer_down")
     return Weights(
         tensors=tensors,
         source="maskrcnn-benchmark detector",
@@ -117,7 +117,6 @@ def convert(state: Mapping[str, Tensor], content: Mapping[str, Any]) -> Weights:
             "MODEL.PIXEL_MEAN": DETECTRON_MEAN,
             "MODEL.PIXEL_STD": NO_STD,
             "MODEL.CONVENTIONS": "maskrcnn_benchmark",
-            "INPUT.SIZE_ROUNDING": "longer_down",
         },
         **class_facts(tensors),
     )

@@ -92,7 +92,7 @@ def convert(state: Mapping[str, Tensor], content: Mapping[str, Any]) -> Weights:
     which MMDetection writes into a file beside them. Without it they are those of its "pytorch" style.
 
     Raises:
-        ImportFailed: tensors without a place here; classes in the order of MMDetection 1.
+        ImportFailed: tensors without a place here, or missing; classes in the order of MMDetection 1.
     """
     refuse(state, OTHER_SYSTEMS, LAYOUT)
     trunk: dict[str, Tensor] = {}
@@ -117,7 +117,7 @@ def convert(state: Mapping[str, Tensor], content: Mapping[str, Any]) -> Weights:
     if bgr:
         reverse_colours(tensors)
         mean, std = mean[::-1], std[::-1]
-    needs = trunk_needs(tensors) | detector_needs(tensors, sampling_ratio=0, in_c4=0)
+    needs = trunk_needs(tensors) | detector_needs(tensors, sampling_ratio=0)
     return Weights(
         tensors=tensors,
         source="MMDetection detector" + ("" if text else ' (without its config: taken for its "pytorch" style)'),

@@ -8,13 +8,13 @@ from collections.abc import Callable, Mapping, Sequence
 
 from torch import Tensor
 
-from maskrcnn.checkpoint.importers.weights import ImportFailed
+from maskrcnn.checkpoint.importers.weights import ImportFailed, Renamed
 
 LISTED = 8  # names in a message
 Table = Sequence[tuple[str, str | Callable[[re.Match[str]], str]]]
 
 
-def rename(state: Mapping[str, Tensor], table: Table, prefix: str, layout: str) -> dict[str, Tensor]:
+def rename(state: Mapping[str, Tensor], table: Table, prefix: str, layout: str) -> Renamed:
     """`state` by our names; BatchNorm's counters are dropped.
 
     Args:
@@ -25,7 +25,7 @@ def rename(state: Mapping[str, Tensor], table: Table, prefix: str, layout: str) 
     Raises:
         ImportFailed: a tensor that no pattern matches; lists them, and the parts that were recognised.
     """
-    renamed, left = {}, []
+    renamed, left = Renamed(), []
     for name, tensor in state.items():
         if name.endswith("num_batches_tracked"):
             continue
@@ -64,17 +64,15 @@ def head_conv(head: str, index: int, kind: str) -> str:
     return f"roi_heads.{head}.convs.{'0.blocks.0.0' if index == 0 else index}.{kind}"
 
 
-def background_last(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def background_last(tensors: Renamed) -> Renamed:
     """From class 0 as the background (in our names) to the background last among the logits, without boxes and masks.
 
     Raises:
-        ImportFailed: there is no box predictor.
+        ImportFailed: there is no whole box predictor.
     """
     for kind in ("weight", "bias"):
         logits, deltas = f"roi_heads.box_head.logits.{kind}", f"roi_heads.box_head.deltas.{kind}"
         masks = f"roi_heads.mask_head.predictor.{kind}"
-        if logits not in tensors or deltas not in tensors:
-            raise ImportFailed(f"this looks like a detector, but it has no box predictor ({kind})")
         tensors[logits] = tensors[logits].roll(-1, dims=0)
         tensors[deltas] = tensors[deltas][4:]
         if masks in tensors and len(tensors[masks]) > 1:  # one mask is for all classes

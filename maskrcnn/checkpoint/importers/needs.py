@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from maskrcnn.checkpoint.importers.weights import ImportFailed
+from maskrcnn.checkpoint.importers.weights import ImportFailed, Renamed
 
 DEPTHS = {
     (False, 2): 18,
@@ -27,12 +27,12 @@ BOX_CONV = r"roi_heads\.box_head\.convs\.(0\.blocks\.0\.0|\d+)\.weight"
 RES5_IN_C4 = ("backbone.stages.res5.", ROI_STAGE)
 
 
-def res5_to_roi_stage(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def res5_to_roi_stage(tensors: Mapping[str, Tensor]) -> Renamed:
     """A trunk's res5 as the stage of a C4 model that runs on RoIs."""
-    return {name.replace(*RES5_IN_C4): tensor for name, tensor in tensors.items()}
+    return Renamed((name.replace(*RES5_IN_C4), tensor) for name, tensor in tensors.items())
 
 
-def reverse_colours(tensors: dict[str, Tensor]) -> None:
+def reverse_colours(tensors: Renamed) -> None:
     """From a stem that takes BGR to one that takes RGB, in place."""
     tensors["backbone.stem.conv1.weight"] = tensors["backbone.stem.conv1.weight"].flip(1)
 
@@ -80,19 +80,31 @@ def trunk_needs(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     return needs
 
 
+def trunk_alone(needs: Mapping[str, Any]) -> dict[str, Any]:
+    """The needs of a trunk without a detector: from statistics any batch norm may start, so none is asked for."""
+    return {key: value for key, value in needs.items() if key != "MODEL.BACKBONE.NORM" or value == "GN"}
+
+
 def detector_needs(
-    tensors: Mapping[str, Tensor], *, sampling_ratio: int, in_c4: int, batch_norm: str = "FrozenBN"
+    tensors: Renamed,
+    *,
+    sampling_ratio: int,
+    batch_norm: str = "FrozenBN",
+    size_rounding: str = "half_up",
+    keypoint_score: str = "logit",
 ) -> dict[str, Any]:
-    """The keys of neck and heads, for those that there are.
+    """The keys of neck and heads, for those that there are, and of the input.
 
     Args:
-        sampling_ratio, in_c4: samples per bin and axis, of heads on a pyramid or res5, and of those on res4.
+        sampling_ratio: samples per bin and axis, of heads on a pyramid or res5; those on res4 adapt to the box.
         batch_norm: which kind it is, where a norm has statistics.
+        size_rounding: of a resized image's sides.
+        keypoint_score: of a keypoint.
 
     Raises:
-        ImportFailed: boxes that are the same for all classes.
+        ImportFailed: boxes that are the same for all classes; a predictor without boxes.
     """
-    needs: dict[str, Any] = {}
+    needs: dict[str, Any] = {"INPUT.SIZE_ROUNDING": size_rounding}
     if "neck.output.res2.weight" in tensors:
         needs["MODEL.NECK.NORM"] = norm_of(tensors, "neck.output.res2", batch_norm)
     if "roi_heads.box_head.logits.bias" not in tensors:  # proposals alone
@@ -116,7 +128,7 @@ def detector_needs(
     if f"{ROI_STAGE}0.conv1.weight" in tensors:
         needs |= {
             f"{heads}.POOLER.SIZE": 14,
-            f"{heads}.POOLER.SAMPLING_RATIO": in_c4,
+            f"{heads}.POOLER.SAMPLING_RATIO": 0,
             f"{heads}.ROI_STAGE.STRIDE": 2,
         }
         return needs
@@ -125,15 +137,20 @@ def detector_needs(
         needs[f"{heads}.MASK_POOLER.SAMPLING_RATIO"] = sampling_ratio
     if "roi_heads.keypoint_head.deconv.bias" in tensors:
         needs[f"{heads}.KEYPOINT_POOLER.SAMPLING_RATIO"] = sampling_ratio
+        needs[f"{heads}.KEYPOINT_HEAD.SCORE"] = keypoint_score
     return needs
 
 
-def size_outer(tensors: dict[str, Tensor], ratios: int = 3) -> None:
+def size_outer(tensors: Renamed, ratios: int = 3) -> None:
     """Order a cell's anchors by size, then by ratio, as ours are, from by ratio, then by size; in place.
 
+    On a pyramid there is one size at each level, and nothing to move.
+
     Raises:
-        ImportFailed: their number is no multiple of `ratios`.
+        ImportFailed: their number is no multiple of `ratios`, or a tensor is missing.
     """
+    if "neck.output.res2.weight" in tensors:
+        return
     for kind in ("weight", "bias"):
         objectness, deltas = tensors[f"proposals.objectness.{kind}"], tensors[f"proposals.deltas.{kind}"]
         if len(objectness) % ratios:

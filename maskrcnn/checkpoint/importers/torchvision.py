@@ -11,8 +11,16 @@ import torchvision
 from torch import Tensor
 
 from maskrcnn.checkpoint.importers.names import background_last, head_conv, rename
-from maskrcnn.checkpoint.importers.weights import ImportFailed, Weights
+from maskrcnn.checkpoint.importers.needs import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    detector_needs,
+    trunk_alone,
+    trunk_needs,
+)
+from maskrcnn.checkpoint.importers.weights import ImportFailed, Renamed, Weights
 
+BODY = "backbone.body."
 SCHEME = "torchvision://"
 LAYOUT = (
     "torchvision's weights; known are ResNet classifiers, fasterrcnn_resnet50_fpn, maskrcnn_resnet50_fpn, their _v2, "
@@ -70,99 +78,47 @@ def convert(state: Mapping[str, Tensor], content: Mapping[str, Any]) -> Weights:
     """A torchvision state dict -> our names, background last.
 
     Raises:
-        ImportFailed: tensors without a place here.
+        ImportFailed: tensors without a place here, or missing.
     """
+    always = {
+        "MODEL.PIXEL_MEAN": IMAGENET_MEAN,
+        "MODEL.PIXEL_STD": IMAGENET_STD,
+        "MODEL.BACKBONE.STRIDE_IN_1X1": False,
+    }
     if "layer1.0.conv1.weight" in state:
         trunk = {name: tensor for name, tensor in state.items() if not name.startswith("fc.")}
-        return Weights(
-            tensors=rename(trunk, TRUNK, "backbone.", LAYOUT),
-            source="torchvision ResNet classifier",
-            needs=needs(state),
-        )
-    detector = {name: tensor for name, tensor in state.items() if not name.startswith("backbone.body.")}
-    body = {
-        name.removeprefix("backbone.body."): tensor
-        for name, tensor in state.items()
-        if name.startswith("backbone.body.")
-    }
+        tensors = rename(trunk, TRUNK, "backbone.", LAYOUT)
+        needs = trunk_alone(trunk_needs(tensors)) | always
+        return Weights(tensors=tensors, source="torchvision ResNet classifier", needs=needs)
+    detector = {name: tensor for name, tensor in state.items() if not name.startswith(BODY)}
+    body = {name.removeprefix(BODY): tensor for name, tensor in state.items() if name.startswith(BODY)}
     tensors = rename(body, TRUNK, "backbone.", LAYOUT)
     if "backbone.fpn.inner_blocks.0.weight" in state:
         # The names of released v1 weights, which torchvision runs with eps 0 in the norms.
         fold_zero_eps(tensors)
-    tensors |= background_last(rename(detector, DETECTOR, "", LAYOUT))
+    tensors |= rename(detector, DETECTOR, "", LAYOUT)
+    background_last(tensors)
     rows = len(tensors["roi_heads.box_head.logits.bias"])
     names = coco_names() if rows == COCO_CLASSES else None
     if rows == 2 and "roi_heads.keypoint_head.deconv.weight" in tensors:
         names = ("person",)
-    return Weights(
-        tensors=tensors,
-        source="torchvision detector",
-        class_names=names,
-        category_ids=tuple(range(1, rows)),
-        needs={
-            **needs(body),
-            **needs_of_heads(tensors),
-            "MODEL.NUM_CLASSES": rows - 1,
-            "MODEL.CONVENTIONS": "torchvision",
-            "INPUT.SIZE_ROUNDING": "down",
-        },
-    )
+    needs = trunk_needs(tensors) | always
+    needs |= detector_needs(tensors, sampling_ratio=2, batch_norm="BN", size_rounding="down")
+    if needs["MODEL.NECK.NORM"]:  # `_v2`; all norms are of one kind there
+        needs["MODEL.BACKBONE.NORM"] = needs["MODEL.NECK.NORM"]
+    if more := sum(re.fullmatch(r"proposals\.more_convs\.\d+\.weight", name) is not None for name in tensors):
+        needs["MODEL.PROPOSALS.NUM_CONVS"] = 1 + more
+    needs["MODEL.CONVENTIONS"] = "torchvision"
+    ids = tuple(range(1, rows))
+    return Weights(tensors=tensors, source="torchvision detector", class_names=names, category_ids=ids, needs=needs)
 
 
-def needs_of_heads(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Of a detector in our names: RoIAlign's samples, and what is not as in v1: `_v2` has convolutions with BN."""
-    heads = {"BOX": "box_head.logits", "MASK": "mask_head.predictor", "KEYPOINT": "keypoint_head.deconv"}
-    found: dict[str, Any] = {
-        f"MODEL.ROI_HEADS.{head}_POOLER.SAMPLING_RATIO": 2
-        for head, layer in heads.items()
-        if f"roi_heads.{layer}.bias" in tensors
-    }
-    if "neck.lateral.res2.norm.running_var" in tensors:  # all norms are of one kind there
-        found |= {"MODEL.BACKBONE.NORM": "BN", "MODEL.NECK.NORM": "BN"}
-    if more := count(r"proposals\.more_convs\.\d+\.weight", tensors):
-        found["MODEL.PROPOSALS.NUM_CONVS"] = 1 + more
-    box, mask = "MODEL.ROI_HEADS.BOX_HEAD", "MODEL.ROI_HEADS.MASK_HEAD"
-    if convs := count(r"roi_heads\.box_head\.convs\..*(?<!norm)\.weight", tensors):
-        found |= {
-            f"{box}.NAME": "ConvFCBoxHead",
-            f"{box}.NUM_CONVS": convs,
-            f"{box}.NORM": norm_of("box_head", tensors),
-        }
-    if norm := norm_of("mask_head", tensors):
-        found[f"{mask}.NORM"] = norm
-    return found
-
-
-def count(pattern: str, tensors: Mapping[str, Tensor]) -> int:
-    return sum(re.fullmatch(pattern, name) is not None for name in tensors)
-
-
-def norm_of(head: str, tensors: Mapping[str, Tensor]) -> str:
-    return "BN" if f"roi_heads.{head}.convs.0.blocks.0.0.norm.running_var" in tensors else ""
-
-
-def fold_zero_eps(tensors: dict[str, Tensor]) -> None:
+def fold_zero_eps(tensors: Renamed) -> None:
     """Make a norm with `EPS` act as one with eps 0: w / sqrt(var) = w' / sqrt(var + EPS)."""
     for name in [n for n in tensors if n.endswith("norm.running_var")]:
         variance = tensors[name]
         weight = name.replace("running_var", "weight")
         tensors[weight] = tensors[weight] * ((variance + EPS) / variance).sqrt()
-
-
-def needs(trunk: Mapping[str, Tensor]) -> dict[str, Any]:
-    grouped = trunk["layer1.0.conv2.weight"]  # ResNeXt: (groups * width_per_group, width_per_group, 3, 3)
-    return {
-        "MODEL.BACKBONE.DEPTH": depth_of(trunk),
-        "MODEL.BACKBONE.STRIDE_IN_1X1": False,
-        "MODEL.BACKBONE.GROUPS": len(grouped) // grouped.shape[1],
-        "MODEL.BACKBONE.WIDTH_PER_GROUP": grouped.shape[1],
-    }
-
-
-def depth_of(trunk: Mapping[str, Tensor]) -> int:
-    """ResNet depth from the number of blocks: convolutions in the blocks, the stem and the classifier."""
-    blocks = {re.match(r"layer\d\.\d+\.conv\d", name) for name in trunk if re.match(r"layer\d\.\d+\.conv\d\.", name)}
-    return len({match[0] for match in blocks if match}) + 2
 
 
 def coco_names() -> tuple[str, ...]:

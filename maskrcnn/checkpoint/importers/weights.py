@@ -21,7 +21,8 @@ class Weights:
         tensors: by our parameter names; a backbone alone is fine.
         class_names, category_ids: of the K foreground classes, by label; None when the file does not say.
         needs: config keys and values with which these weights give their own library's answers.
-        source: the layout, for messages.
+        source: the file, or the layout, for messages.
+        presumed: those of the needs that the file does not tell, so that a config which gives them is right.
     """
 
     tensors: Mapping[str, Tensor]
@@ -29,3 +30,11 @@ class Weights:
     class_names: tuple[str, ...] | None = None
     category_ids: tuple[int, ...] | None = None
     needs: Mapping[str, Any] = field(default_factory=dict)
+    presumed: frozenset[str] = frozenset()
+
+
+class Renamed(dict[str, Tensor]):
+    """Tensors in our names. To ask for one that is not there is an ImportFailed, which names it."""
+
+    def __missing__(self, name: str) -> Tensor:
+        raise ImportFailed(f"the file is not complete: {name} is missing (in our names)")

@@ -151,10 +151,18 @@ def test_other_arithmetic_is_noted():
     assert file.settings["MODEL.ROI_BOX_HEAD.POOLER_TYPE"] == "ROIAlign" and "rounds anchors" in file.notes[0]
 
 
+def test_trained_batch_norms_have_the_counters_by_which_they_are_told_from_frozen_ones():
+    _, file = exported("mask_rcnn_r50_c4_1x_coco", "MODEL.BACKBONE.NORM", "SyncBN")
+    assert recognise(file.content["model"]).needs["MODEL.BACKBONE.NORM"] == "SyncBN"
+    _, file = exported("mask_rcnn_r50_c4_1x_coco")
+    assert not any("num_batches" in name for name in file.content["model"])
+
+
 @pytest.mark.parametrize(
     ("config", "overrides"),
     [
         ("mask_rcnn_r50_fpn_1x_coco", []),
+        ("mask_rcnn_r50_fpn_syncbn_3x_coco", []),
         ("mask_rcnn_r50_c4_1x_coco", []),
         ("mask_rcnn_r50_dc5_1x_coco", []),
         ("mask_rcnn_r50_fpn_dcnv2_1x_coco", []),

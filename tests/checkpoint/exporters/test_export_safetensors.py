@@ -1,6 +1,7 @@
 """Our own weights as safetensors: read back as they were, with what they need."""
 
 import json
+import os
 
 import pytest
 import safetensors
@@ -21,11 +22,14 @@ def small(*overrides):
 
 
 def test_our_own_reader_gets_all_of_it_back(tmp_path):
-    cfg, weights = small("MODEL.PIXEL_MEAN", "[1, 2, 3]", "MODEL.CONVENTIONS", "torchvision")
+    cfg, weights = small(
+        "MODEL.PIXEL_MEAN", "[1, 2, 3]", "MODEL.CONVENTIONS", "torchvision", "INPUT.SIZE_ROUNDING", "longer_down"
+    )
     write(tmp_path / "w.safetensors", TARGETS["safetensors"](weights, cfg))
     back = read_weights(str(tmp_path / "w.safetensors"))
     assert back.class_names == ("cat", "dog") and back.category_ids == (3, 17)
     assert back.needs["MODEL.CONVENTIONS"] == "torchvision" and back.needs["MODEL.PIXEL_MEAN"] == (1.0, 2.0, 3.0)
+    assert back.needs["INPUT.SIZE_ROUNDING"] == "longer_down"
     assert back.needs["MODEL.PROPOSALS.ANCHORS.SIZES"] == ((12,), (24,), (48,), (96,))
     assert back.needs["MODEL.ROI_HEADS.BOX_HEAD.CODER.WEIGHTS"] == (10.0, 10.0, 5.0, 5.0)
     assert not any(key.startswith("MODEL.ROI_HEADS.KEYPOINT_HEAD") or key == "MODEL.WEIGHTS" for key in back.needs)
@@ -50,14 +54,18 @@ def test_a_failing_write_leaves_what_was_there(tmp_path, monkeypatch, suffix):
     path = tmp_path / f"w{suffix}"
     path.write_bytes(b"before")
 
-    def full_disk(content, file, *_):
+    def full_disk(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(safetensors.torch, "save_file", full_disk)
-    monkeypatch.setattr(torch, "save", full_disk)
+    monkeypatch.setattr(os, "fsync", full_disk)
     with pytest.raises(OSError, match="No space"):
         write(path, Exported({"a": torch.zeros(1)}, suffix))
     assert path.read_bytes() == b"before" and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_that_is_not_there_is_an_error_of_the_system_that_names_it(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        write(tmp_path / "nowhere" / "w.safetensors", Exported({"a": torch.zeros(1)}, ".safetensors"))
 
 
 def test_the_name_must_say_the_format(tmp_path):

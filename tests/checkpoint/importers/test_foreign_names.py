@@ -1,6 +1,7 @@
 """Each name of Detectron2, Detectron and maskrcnn-benchmark has a place here, and each tensor of ours a source."""
 
 import json
+import re
 
 import pytest
 import torch
@@ -84,7 +85,7 @@ def test_needs_of_each_library(layout, conventions, mean, ratio):
     assert backbone(fpn) == RESNET50
     assert heads(fpn) == {**dict.fromkeys(RATIOS, ratio), "MASK_HEAD.NORM": ""}
     rest = {key: value for key, value in fpn.items() if "BACKBONE" not in key and "ROI_HEADS" not in key}
-    assert rest.pop("INPUT.SIZE_ROUNDING", "half_up") == ("longer_down" if layout is benchmark else "half_up")
+    assert rest.pop("INPUT.SIZE_ROUNDING") == ("longer_down" if layout is benchmark else "half_up")
     assert rest == {
         "MODEL.NUM_CLASSES": 80,
         "MODEL.NECK.NORM": "",
@@ -96,7 +97,7 @@ def test_needs_of_each_library(layout, conventions, mean, ratio):
     assert backbone(c4) == RESNET50
     assert heads(c4) == {"POOLER.SIZE": 14, "POOLER.SAMPLING_RATIO": 0, "ROI_STAGE.STRIDE": 2}
     people = recognise(tensors(layout(PEOPLE)))
-    score = {"KEYPOINT_HEAD.SCORE": "probability"} if layout is detectron2 else {}
+    score = {"KEYPOINT_HEAD.SCORE": "probability" if layout is detectron2 else "logit"}
     assert heads(people.needs) == {RATIOS[0]: ratio, "KEYPOINT_POOLER.SAMPLING_RATIO": ratio, **score}
     x101 = recognise(tensors(layout(Architecture(depth=101, groups=32, per_group=8)))).needs
     assert backbone(x101) == X101
@@ -111,6 +112,68 @@ def test_needs_of_each_library(layout, conventions, mean, ratio):
         "BOX_HEAD.NUM_CONVS": 4,
         "BOX_HEAD.NORM": "GN",
     }
+
+
+def with_statistics(shapes, *, counters):
+    """GN's names as those of batch norm."""
+    kinds = ("running_mean", "running_var", *(("num_batches_tracked",) if counters else ()))
+    for name in [name for name in shapes if name.endswith("norm.weight")]:
+        shapes |= {name.replace("weight", kind): () if "batches" in kind else shapes[name] for kind in kinds}
+    return shapes
+
+
+@pytest.mark.parametrize("counters", [True, False])
+def test_trained_norms_of_detectron2_have_the_stride_in_the_3x3_and_a_deviation_that_the_config_may_know(counters):
+    gn = recognise(tensors(detectron2(Architecture(gn=True, box_convs=4))))
+    sync = recognise(tensors(with_statistics(detectron2(Architecture(gn=True, box_convs=4)), counters=counters)))
+    for weights, norm in ((gn, "GN"), (sync, "SyncBN")):
+        assert backbone(weights.needs) == {**RESNET50, "NORM": norm, "STRIDE_IN_1X1": False}
+        assert {weights.needs[f"MODEL.{key}"] for key in ("NECK.NORM", "ROI_HEADS.BOX_HEAD.NORM")} == {norm}
+        assert weights.needs["MODEL.PIXEL_STD"] == (1.0, 1.0, 1.0) and weights.presumed == {"MODEL.PIXEL_STD"}
+    told = {"pixel_mean": torch.tensor([103.53, 116.28, 123.675]), "pixel_std": torch.tensor([57.0, 58.0, 59.0])}
+    told = recognise(tensors(detectron2(GN)) | told)
+    assert told.needs["MODEL.PIXEL_STD"] == (59.0, 58.0, 57.0) and not told.presumed
+    assert not recognise(tensors(detectron2(FPN))).presumed
+
+
+def test_norms_without_statistics_are_frozen_unless_the_heads_have_norms_too():
+    for architecture in (FPN, C4):
+        folded = {name: shape for name, shape in detectron2(architecture).items() if "running" not in name}
+        weights, whole = recognise(tensors(folded)), recognise(tensors(detectron2(architecture)))
+        assert weights.needs == whole.needs and weights.needs["MODEL.BACKBONE.NORM"] == "FrozenBN"
+        assert {n: t.shape for n, t in weights.tensors.items()} == {n: t.shape for n, t in whole.tensors.items()}
+        for norm in ("backbone.stem.conv1.norm", "backbone.stages.res4.5.conv3.norm"):
+            assert (weights.tensors[f"{norm}.running_mean"] == 0).all()
+            assert (weights.tensors[f"{norm}.running_var"] == 1).all()
+
+
+def test_a_classifier_in_detectron2s_names_is_left_out():
+    shapes = detectron2(Architecture(neck="trunk"))
+    classifier = {"stem.fc.weight": (1000, 2048), "stem.fc.bias": (1000,)}
+    assert recognise(tensors(shapes | classifier)).tensors.keys() == recognise(tensors(shapes)).tensors.keys()
+
+
+INCOMPLETE = [
+    (detectron2, FPN, "roi_heads.box_predictor.bbox_pred", "roi_heads.box_head.deltas"),
+    (detectron2, FPN, "backbone.bottom_up.stem.conv1.weight", "backbone.stem.conv1.weight"),
+    (benchmark, FPN, "rpn.head.bbox_pred", "proposals.deltas"),
+    (benchmark, FPN, "backbone.body.layer1.0.conv2.weight", "backbone.stages.res2.0.conv2.weight"),
+    (benchmark, FPN, "backbone.body.stem.bn1.weight", "backbone.stem.conv1.norm.weight"),
+    (benchmark, FPN, "roi_heads.box.predictor.cls_score", "roi_heads.box_head.logits"),
+    (detectron, FPN, "rpn_bbox_pred", "proposals.deltas"),
+    (detectron, FPN, "bbox_pred_b", "roi_heads.box_head.deltas.bias"),
+    (detectron, Architecture(neck="trunk"), "conv1_w", "backbone.stem.conv1.weight"),
+    (detectron, Architecture(neck="trunk"), "res_conv1", "backbone.stem.conv1.norm.running_mean"),
+]
+
+
+@pytest.mark.parametrize(("layout", "architecture", "without", "named"), INCOMPLETE)
+def test_a_file_that_is_not_complete_names_what_is_missing(layout, architecture, without, named):
+    shapes = {name: shape for name, shape in layout(architecture).items() if not name.startswith(without)}
+    if layout is detectron:
+        shapes["conv1_b"] = (64,)
+    with pytest.raises(ImportFailed, match=rf"{re.escape(named)}.*\(in our names\)"):
+        recognise(tensors(shapes))
 
 
 def test_needs_of_dilated_and_deformable_trunks():

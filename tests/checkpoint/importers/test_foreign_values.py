@@ -108,6 +108,14 @@ def test_proposals_alone(layout, neck):
     assert weights.class_names is None
 
 
+@pytest.mark.parametrize("anchors", [1, 5, 6])
+def test_one_size_of_any_ratios_has_nothing_to_move(anchors):
+    state = tensors(benchmark(FPN))
+    state["rpn.head.cls_logits.weight"] = torch.arange(anchors).view(-1, 1, 1, 1).expand(anchors, 256, 1, 1)
+    state["rpn.head.cls_logits.bias"] = torch.arange(anchors)
+    assert recognise(state).tensors["proposals.objectness.bias"].tolist() == list(range(anchors))
+
+
 def test_five_sizes_of_three_ratios_are_put_size_by_size():
     ratio_outer = torch.tensor([10.0 * r + s for r in range(3) for s in range(5)])
     size_outer = torch.tensor([10.0 * r + s for s in range(5) for r in range(3)])
@@ -239,7 +247,7 @@ def test_files_of_trunks(tmp_path, wrapped):
         content = {"model": content, "__author__": "torchvision", "matching_heuristics": True}
     (tmp_path / "R-50.pkl").write_bytes(pickle.dumps(content, protocol=2))
     weights = read_weights(str(tmp_path / "R-50.pkl"))
-    assert weights.source == ("Detectron2 trunk" if wrapped else "Detectron trunk")
+    assert weights.source.endswith("(Detectron2 trunk)" if wrapped else "(Detectron trunk)")
     assert weights.needs["MODEL.BACKBONE.STRIDE_IN_1X1"] is not wrapped
 
 
@@ -248,7 +256,7 @@ def test_a_file_of_maskrcnn_benchmark(tmp_path):
     state["module.rpn.anchor_generator.cell_anchors.0"] = torch.zeros(3, 4)
     content = {"model": state, "optimizer": {"state": {}}, "iteration": 9}
     torch.save(content, tmp_path / "m.pth")
-    assert read_weights(str(tmp_path / "m.pth")).source == "maskrcnn-benchmark detector"
+    assert read_weights(str(tmp_path / "m.pth")).source == f"{tmp_path / 'm.pth'} (maskrcnn-benchmark detector)"
 
 
 def test_a_file_of_detectron2(tmp_path):

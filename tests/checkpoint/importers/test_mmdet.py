@@ -145,7 +145,9 @@ def test_files(tmp_path):
     content = {"state_dict": tensors(mmdetection(small))}
     torch.save({**content, "meta": {"cfg": CAFFE, "epoch": 12}}, tmp_path / "published.pth")
     weights = read_weights(str(tmp_path / "published.pth"))
-    assert weights.needs["MODEL.BACKBONE.STRIDE_IN_1X1"] and weights.source == "MMDetection detector"
+    assert weights.needs["MODEL.BACKBONE.STRIDE_IN_1X1"] and weights.source.endswith(
+        "published.pth (MMDetection detector)"
+    )
     assert "proposals.conv.weight" in weights.tensors and "MODEL.NUM_CLASSES" not in weights.needs
     torch.save({**content, "message_hub": {"loss": History()}}, tmp_path / "trained.pth")
     with pytest.raises(CheckpointError, match=r"trained\.pth holds the Python object .*History"):

@@ -33,6 +33,7 @@ FEW = {
 OVERRIDES = ["MODEL.PROPOSALS.PRE_NMS_TOPK_TEST", "60", "MODEL.PROPOSALS.POST_NMS_TOPK_TEST", "300"]
 OVERRIDES += ["TEST.DETECTIONS_PER_IMAGE", "50"]
 CONFIGS = {kind: f"mask_rcnn/{kind}_rcnn_r50_fpn_1x_coco.yaml" for kind in ("faster", "mask")}
+RESNET50 = {"DEPTH": 50, "WIDTH": 64, "GROUPS": 1, "WIDTH_PER_GROUP": 64, "NORM": "FrozenBN", "STRIDE_IN_1X1": False}
 SLOW = {"faster", "faster_v2", "mask_v2"}
 PEERS = {
     "faster": lambda images: detector(FasterRCNN, images, 91, **FEW),
@@ -84,8 +85,8 @@ def test_the_needs_of_v2_say_what_v1_does_not_have():
     with torch.device("meta"):
         v1 = recognise(torchvision_model("fasterrcnn_resnet50_fpn"))
         v2 = recognise(torchvision_model("maskrcnn_resnet50_fpn_v2"))
-    assert {key: v2.needs[key] for key in v2.needs.keys() - v1.needs.keys()} == {
-        "MODEL.ROI_HEADS.MASK_POOLER.SAMPLING_RATIO": 2,  # the other has no masks
+    assert {key: value for key, value in v2.needs.items() if v1.needs.get(key) != value} == {
+        "MODEL.ROI_HEADS.MASK_POOLER.SAMPLING_RATIO": 2,
         "MODEL.BACKBONE.NORM": "BN",
         "MODEL.NECK.NORM": "BN",
         "MODEL.PROPOSALS.NUM_CONVS": 2,
@@ -93,6 +94,41 @@ def test_the_needs_of_v2_say_what_v1_does_not_have():
         "MODEL.ROI_HEADS.BOX_HEAD.NUM_CONVS": 4,
         "MODEL.ROI_HEADS.BOX_HEAD.NORM": "BN",
         "MODEL.ROI_HEADS.MASK_HEAD.NORM": "BN",
+    }
+
+
+def test_the_needs_of_a_detector_are_complete():
+    """With a Detectron2 model's weights before them in MODEL.WEIGHTS, none of its values may stay."""
+    with torch.device("meta"):
+        people = recognise(torchvision_model("keypointrcnn_resnet50_fpn")).needs
+        incomplete = torchvision_model("fasterrcnn_resnet50_fpn")
+    heads = "MODEL.ROI_HEADS."
+    assert people == {
+        "MODEL.NUM_CLASSES": 1,
+        "MODEL.CONVENTIONS": "torchvision",
+        "MODEL.PIXEL_MEAN": (123.675, 116.28, 103.53),
+        "MODEL.PIXEL_STD": (58.395, 57.12, 57.375),
+        "INPUT.SIZE_ROUNDING": "down",
+        **{f"MODEL.BACKBONE.{key}": value for key, value in RESNET50.items()},
+        "MODEL.NECK.NORM": "",
+        **{f"{heads}{kind}_POOLER.SAMPLING_RATIO": 2 for kind in ("BOX", "KEYPOINT")},
+        f"{heads}KEYPOINT_HEAD.SCORE": "logit",
+    }
+    with pytest.raises(ImportFailed, match=r"roi_heads\.box_head\.logits.* is missing"):
+        recognise({name: t for name, t in incomplete.items() if "box_predictor" not in name})
+    with pytest.raises(ImportFailed, match=r"roi_heads\.box_head\.logits"):
+        recognise({name: t for name, t in incomplete.items() if "roi_heads" not in name})
+
+
+def test_a_trunk_alone_asks_for_no_norm():
+    with torch.device("meta"):
+        trunk = recognise(torchvision.models.resnext50_32x4d().state_dict()).needs
+    wanted = {**RESNET50, "GROUPS": 32, "WIDTH_PER_GROUP": 4}
+    del wanted["NORM"]
+    assert {key.removeprefix("MODEL.BACKBONE."): value for key, value in trunk.items()} == {
+        **wanted,
+        "MODEL.PIXEL_MEAN": (123.675, 116.28, 103.53),
+        "MODEL.PIXEL_STD": (58.395, 57.12, 57.375),
     }
 
 
