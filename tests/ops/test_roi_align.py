@@ -324,7 +324,7 @@ def test_autocast_changes_nothing():
 def test_opcheck(channels_last, maximum):
     rois = some_rois(dtype=torch.float32)
     features = [in_layout(some_features((2, 3, side, 7), torch.float32), channels_last) for side in (8, 4)]
-    for rule in (None, [4.0, 224.0, 1e-8, 2.0]):
+    for rule in (None, [4.0, 224.0, 1e-8, 2.0, 1.0]):
         options = (rois, [0.5, 0.25], 2, 3, 2, True, False, maximum, rule)
         inputs = [level.clone().requires_grad_() for level in features]
         torch.library.opcheck(torch.ops.maskrcnn.roi_align.default, (inputs, *options))
