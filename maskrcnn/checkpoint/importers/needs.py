@@ -149,10 +149,10 @@ def size_outer(tensors: Renamed, ratios: int = 3) -> None:
     Raises:
         ImportFailed: their number is no multiple of `ratios`, or a tensor is missing.
     """
-    if "neck.output.res2.weight" in tensors:
-        return
     for kind in ("weight", "bias"):
         objectness, deltas = tensors[f"proposals.objectness.{kind}"], tensors[f"proposals.deltas.{kind}"]
+        if "neck.output.res2.weight" in tensors:
+            continue
         if len(objectness) % ratios:
             raise ImportFailed(f"{len(objectness)} anchors at a cell, which is no multiple of the {ratios} ratios")
         order = torch.arange(len(objectness)).view(ratios, -1).T.flatten()

@@ -29,7 +29,8 @@ def random_peer(name: str) -> nn.Module:
 def ours_like(peer: nn.Module, **options) -> ResNet:
     """Our trunk of the shape that the importer reads from the peer's weights, with these weights."""
     weights = recognise(peer.state_dict())
-    wanted = {key.rpartition(".")[2].lower(): value for key, value in weights.needs.items()}
+    of_trunk = {key: value for key, value in weights.needs.items() if key.startswith("MODEL.BACKBONE.")}
+    wanted = {key.rpartition(".")[2].lower(): value for key, value in of_trunk.items()}
     ours = ResNet(**wanted, **options).eval()
     ours.load_state_dict({name.removeprefix("backbone."): t for name, t in weights.tensors.items()})
     return ours
