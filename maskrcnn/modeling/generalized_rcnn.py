@@ -16,7 +16,7 @@ from maskrcnn.modeling.roi_heads import RoIHeads
 from maskrcnn.registry import BACKBONES, MODELS, NECKS, PROPOSALS, ROI_HEADS
 from maskrcnn.structures import Candidates, Detections, ImageBatch, Instances, Proposals, Sample
 
-Found = TypeVar("Found", Candidates, Detections)
+Found = TypeVar("Found", Candidates, Detections, Proposals)
 
 
 class ProposalStage(Protocol):
@@ -82,6 +82,14 @@ class RegionModel(Model):
         unread = [level[:0].sum().float() for name, level in features.items() if name not in self.levels_read]
         return {name: loss + sum(unread) for name, loss in losses.items()} if unread else losses
 
+    def in_file(self, found: Found, size: tuple[int, int]) -> Found:
+        """What was found, in another frame of the same image, of `size`: in its file's, or in another view's."""
+        if not self.conventions.inclusive_boxes:
+            return found.resize(size)
+        pixel = found.boxes.new_tensor([0, 0, 1, 1])
+        resized = replace(found, boxes=found.boxes - pixel).resize(size)
+        return replace(resized, boxes=resized.boxes + pixel)
+
     def recomputable(self) -> list[nn.Module]:
         return blocks_of(self.backbone)
 
@@ -130,14 +138,6 @@ class GeneralizedRCNN(RegionModel):
         features = self.features(images)
         detections = self.roi_heads.inference(features, self.proposals.inference(features, images))
         return [self.in_file(d, s.original_size) for d, s in zip(detections, batch, strict=True)]
-
-    def in_file(self, found: Found, size: tuple[int, int]) -> Found:
-        """What was found, in another frame of the same image, of `size`: in its file's, or in another view's."""
-        if not self.conventions.inclusive_boxes:
-            return found.resize(size)
-        pixel = found.boxes.new_tensor([0, 0, 1, 1])
-        resized = replace(found, boxes=found.boxes - pixel).resize(size)
-        return replace(resized, boxes=resized.boxes + pixel)
 
     def compilable(self) -> list[nn.Module]:
         parts = [self.backbone, self.neck, self.proposals, *self.roi_heads.heads]

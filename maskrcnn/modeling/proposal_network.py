@@ -65,7 +65,7 @@ class ProposalNetwork(RegionModel):
         """The best proposals first, in the frame of each image's file."""
         images = self.image_batch(batch)
         proposals = self.proposals.inference(self.features(images), images)
-        return [p.resize(s.original_size) for p, s in zip(proposals, batch, strict=True)]
+        return [self.in_file(p, s.original_size) for p, s in zip(proposals, batch, strict=True)]
 
     def compilable(self) -> list[nn.Module]:
         return [part for part in (self.backbone, self.neck, self.proposals) if isinstance(part, nn.Module)]

@@ -91,6 +91,19 @@ def test_images_are_padded_as_the_detector_pads_them(conventions: str) -> None:
     assert alone.divisibility == (32 if conventions in ("mmdet", "torchvision") else 1)
 
 
+def test_in_the_files_frame_it_is_the_last_pixel_that_is_scaled() -> None:
+    alone = model_of(C4, "MODEL.NAME", "ProposalNetwork", "MODEL.CONVENTIONS", "maskrcnn_benchmark").eval()
+    one = sample(64, 64, 0)  # of a file twice as high and three times as wide
+    with torch.inference_mode():
+        images = alone.image_batch([one])
+        (in_network,) = alone.proposals.inference(alone.features(images), images)
+        (in_file,) = alone([one])
+    first, last = in_network.boxes[:, :2], in_network.boxes[:, 2:] - 1
+    scale = torch.tensor([3.0, 2.0])
+    assert len(in_file) > 10 and in_file.size == (128, 192)
+    torch.testing.assert_close(in_file.boxes, torch.cat([first * scale, last * scale + 1], dim=1))
+
+
 def test_without_a_stage_of_its_own_there_is_nothing_to_train() -> None:
     with pytest.raises(ValueError, match=r"MODEL.PROPOSALS.NAME is 'ProposalsFromFile', which computes nothing"):
         model_of(FPN, "MODEL.NAME", "ProposalNetwork", *FROM_FILE)
