@@ -64,12 +64,14 @@ def train_in_steps(
     folder = Path(cfg.OUTPUT_DIR).expanduser()
     step1, step2, step3, step4 = (folder / f"step{i}" for i in range(1, 5))
     start, rpn, trunk = tuple(cfg.MODEL.WEIGHTS), str(step1 / Checkpointer.FINAL), str(step2 / Checkpointer.FINAL)
+    given = Invocation(origins=invocation.origins)  # whoever gave a value gave it for the steps too
+    train_first, train_second = partial(train_rpn, invocation=given), partial(train_detector, invocation=given)
     steps: dict[str, Callable[[], None]] = {
-        "the RPN": partial(train_rpn, cfg, step1, weights=start),
-        "a detector on its proposals": partial(train_detector, cfg, step2, weights=start, proposals_of=step1),
-        "the RPN on the detector's trunk": partial(train_rpn, cfg, step3, weights=(rpn, trunk), frozen=True),
+        "the RPN": partial(train_first, cfg, step1, weights=start),
+        "a detector on its proposals": partial(train_second, cfg, step2, weights=start, proposals_of=step1),
+        "the RPN on the detector's trunk": partial(train_first, cfg, step3, weights=(rpn, trunk), frozen=True),
         "the detector's own layers on its proposals": partial(
-            train_detector, cfg, step4, weights=(trunk,), proposals_of=step3, frozen=True
+            train_second, cfg, step4, weights=(trunk,), proposals_of=step3, frozen=True
         ),
     }
     for i, (what, step) in enumerate(steps.items(), start=1):
@@ -77,7 +79,7 @@ def train_in_steps(
             tell(f"step {i} of 4: {what}, in {folder / f'step{i}'}")
         step()
     if is_main_process():
-        tell(f"the detector of all four steps is {join(cfg, step3, step4, folder)}")
+        tell(f"the detector of all four steps is {join(cfg, step3, step4, folder, origins=given.origins)}")
     if not wants_evaluation(cfg):
         return {}
     weights = (str(folder / Checkpointer.FINAL),)
@@ -98,14 +100,16 @@ def check_steps(cfg: CfgNode) -> None:
         raise RunError(f"SOLVER.LR_FACTORS: {unknown[0]!r} matches no parameter, such as {names[-1]}")
 
 
-def train_rpn(cfg: CfgNode, folder: Path, *, weights: Sequence[str], frozen: bool = False) -> None:
+def train_rpn(
+    cfg: CfgNode, folder: Path, *, weights: Sequence[str], invocation: Invocation, frozen: bool = False
+) -> None:
     """A step that trains the RPN, and its proposals for every data set."""
     cfg = changed(cfg, "", MODEL=CfgNode({key: value for key, value in cfg.MODEL.items() if key != "ROI_HEADS"}))
     cfg = changed(cfg, "MODEL", NAME="ProposalNetwork")
     cfg = step_config(cfg, folder, weights, frozen=frozen)
     cfg = changed(cfg, "TEST", AUGMENTATION=CfgNode({**cfg.TEST.AUGMENTATION, "ENABLED": False}))  # of detectors alone
     alone = changed(cfg, "DATASETS", TEST=())  # the proposals come with the recall that they allow
-    train_once(changed(alone, "TEST", BEST_METRIC="", PATIENCE=0, LOSS=False, EVALUATORS=("proposals",)))
+    train_once(changed(alone, "TEST", BEST_METRIC="", PATIENCE=0, LOSS=False, EVALUATORS=("proposals",)), invocation)
     stage = cfg.MODEL.PROPOSALS
     numbers = {
         "TRAIN": {"PRE_NMS_TOPK_TEST": stage.PRE_NMS_TOPK_TRAIN, "POST_NMS_TOPK_TEST": stage.POST_NMS_TOPK_TRAIN},
@@ -119,7 +123,7 @@ def train_rpn(cfg: CfgNode, folder: Path, *, weights: Sequence[str], frozen: boo
             asked = changed(asked, "MODEL", PROPOSALS=CfgNode({**stage, **options}))
             asked = changed(asked, "TEST", BEST_METRIC="", LOSS=False, REPORT=False, EVALUATORS=("proposals",))
             asked = changed(asked, "", OUTPUT_DIR=str(path.parents[1]))
-            run.test(asked, weights=(str(folder / Checkpointer.FINAL),))
+            run.test(asked, weights=(str(folder / Checkpointer.FINAL),), invocation=invocation)
             if not path.exists():
                 raise RunError(f"{path} could not be written, without which there is no next step; the log says why")
 
@@ -131,7 +135,13 @@ def proposal_files(cfg: CfgNode, step: Path, split: str) -> tuple[Path, ...]:
 
 
 def train_detector(
-    cfg: CfgNode, folder: Path, *, weights: Sequence[str], proposals_of: Path, frozen: bool = False
+    cfg: CfgNode,
+    folder: Path,
+    *,
+    weights: Sequence[str],
+    proposals_of: Path,
+    invocation: Invocation,
+    frozen: bool = False,
 ) -> None:
     """A step that trains the second stage on the proposals of the step before."""
     stage = cfg.MODEL.PROPOSALS
@@ -141,7 +151,7 @@ def train_detector(
         f"PROPOSAL_FILES_{split}": tuple(map(str, proposal_files(cfg, proposals_of, split)))
         for split in ("TRAIN", "TEST")
     }
-    train_once(step_config(changed(cfg, "DATASETS", **files), folder, weights, frozen=frozen))
+    train_once(step_config(changed(cfg, "DATASETS", **files), folder, weights, frozen=frozen), invocation)
 
 
 def step_config(cfg: CfgNode, folder: Path, weights: Sequence[str], *, frozen: bool) -> CfgNode:
@@ -160,10 +170,10 @@ def parameter_names(cfg: CfgNode) -> list[str]:
         return [name for name, _ in build_model(cfg).named_parameters()]
 
 
-def train_once(cfg: CfgNode) -> None:
+def train_once(cfg: CfgNode, invocation: Invocation) -> None:
     """Train, or go on with it, unless it is done."""
     if not is_finished(cfg):
-        run.train(cfg, resume=True)
+        run.train(cfg, resume=True, invocation=invocation)
 
 
 def is_finished(cfg: CfgNode) -> bool:
@@ -180,7 +190,7 @@ def wants_evaluation(cfg: CfgNode) -> bool:
     return bool(cfg.DATASETS.TEST and (cfg.TEST.EVALUATORS or cfg.TEST.LOSS))
 
 
-def join(cfg: CfgNode, rpn: Path, detector: Path, folder: Path) -> Path:
+def join(cfg: CfgNode, rpn: Path, detector: Path, folder: Path, *, origins: Mapping[str, str] | None = None) -> Path:
     """One checkpoint of the RPN of a step, the heads of another, and the trunk of both, with its config beside it.
 
     Raises:
@@ -199,7 +209,7 @@ def join(cfg: CfgNode, rpn: Path, detector: Path, folder: Path) -> Path:
     class_names, category_ids = second.class_names or (), second.category_ids or ()  # a run's checkpoint has them
     cfg = changed(cfg, "MODEL", NUM_CLASSES=len(class_names))
     needs = merge([first, second]).needs  # of MODEL.WEIGHTS, as the steps met them: each knows those of its own parts
-    cfg = follow(cfg, needs, f"{rpn} and {detector}")
+    cfg = follow(cfg, needs, f"{rpn} and {detector}", origins)
     model = build_model(cfg)
     whole = replace(second, tensors={**trunks[0], **layers, **heads}, source=f"{rpn} and {detector}")
     load_weights(model, whole, strict=True)

@@ -16,6 +16,7 @@ from maskrcnn.config import dump, load_config
 from maskrcnn.engine import alternating, run
 from maskrcnn.engine.alternating import train_in_steps
 from maskrcnn.engine.checks import RunError, changed
+from maskrcnn.engine.provenance import Invocation
 from maskrcnn.engine.trainer import Step, Trainer
 from maskrcnn.modeling import build_model
 
@@ -110,6 +111,20 @@ def test_what_the_first_weights_need_is_kept(tmp_path: Path) -> None:
     for written in (load_config(folder / "config.yaml"), Predictor(folder).cfg):
         assert tuple(written.MODEL.PIXEL_STD) == (1.0, 1.0, 1.0) and written.MODEL.PROPOSALS.NUM_CONVS == 2
     assert set(weights_of(folder)) == weights_of(folder / "step3").keys() | weights_of(folder / "step4").keys()
+
+
+def test_a_value_that_was_given_stays_in_every_step(tmp_path: Path) -> None:
+    """Also where it is the default's, as in a single run; what nobody gave follows the weights."""
+    cfg = config(tmp_path, "SOLVER.MAX_ITER", "1", "MODEL.WEIGHTS", str(tmp_path / "start.pth"))
+    alone = changed(cfg, "MODEL", NUM_CLASSES=3)
+    needs = {"MODEL.PIXEL_STD": [1.0, 1.0, 1.0], "MODEL.PIXEL_MEAN": [9.0, 9.0, 9.0]}
+    tensors = {k: v for k, v in build_model(alone).state_dict().items() if k.startswith("backbone.")}
+    torch.save({"model": tensors, "class_names": None, "needs": needs}, tmp_path / "start.pth")
+    train_in_steps(cfg, invocation=Invocation(origins={"MODEL.PIXEL_STD": "command line"}))
+    folder = tmp_path / "steps"
+    for place in (folder, *(folder / f"step{i}" for i in (1, 2, 3, 4))):
+        written = load_config(place / "config.yaml").MODEL
+        assert tuple(written.PIXEL_STD) == tuple(cfg.MODEL.PIXEL_STD) and tuple(written.PIXEL_MEAN) == (9.0, 9.0, 9.0)
 
 
 def test_a_second_call_repeats_nothing(steps: Path, monkeypatch: pytest.MonkeyPatch) -> None:
