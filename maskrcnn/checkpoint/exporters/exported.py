@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,10 +13,8 @@ import torch
 from torch import Tensor
 
 from maskrcnn.checkpoint.files import CheckpointError, save_checkpoint, write_atomically
+from maskrcnn.checkpoint.importers.names import LISTED, Table, new_name
 from maskrcnn.checkpoint.weights import COUNTERS
-
-LISTED = 8  # names in a message
-Table = Sequence[tuple[str, str | Callable[[re.Match[str]], str]]]
 
 
 class ExportFailed(CheckpointError):
@@ -85,13 +82,11 @@ def rename(tensors: Mapping[str, Tensor], table: Table, target: str) -> dict[str
     for name, tensor in tensors.items():
         if name.endswith(COUNTERS):
             continue
-        for pattern, replacement in table:
-            if match := re.fullmatch(pattern, name):
-                new = replacement(match) if callable(replacement) else match.expand(replacement)
-                renamed[new] = plain(tensor)
-                break
-        else:
+        new = new_name(name, table)
+        if new is None:
             left.append(name)
+        else:
+            renamed[new] = plain(tensor)
     some = ", ".join(left[:LISTED]) + (", ..." if len(left) > LISTED else "")
     refuse(target, {f"{len(left)} tensors: {some}": bool(left)})
     return renamed

@@ -14,6 +14,14 @@ LISTED = 8  # names in a message
 Table = Sequence[tuple[str, str | Callable[[re.Match[str]], str]]]
 
 
+def new_name(name: str, table: Table) -> str | None:
+    """What the first pattern that matches the whole name makes of it; None if there is none."""
+    for pattern, replacement in table:
+        if match := re.fullmatch(pattern, name):
+            return replacement(match) if callable(replacement) else match.expand(replacement)
+    return None
+
+
 def rename(state: Mapping[str, Tensor], table: Table, prefix: str, layout: str) -> Renamed:
     """`state` by our names; BatchNorm's counters are dropped.
 
@@ -29,12 +37,11 @@ def rename(state: Mapping[str, Tensor], table: Table, prefix: str, layout: str) 
     for name, tensor in state.items():
         if name.endswith("num_batches_tracked"):
             continue
-        for pattern, replacement in table:
-            if match := re.fullmatch(pattern, name):
-                renamed[prefix + (replacement(match) if callable(replacement) else match.expand(replacement))] = tensor
-                break
-        else:
+        new = new_name(name, table)
+        if new is None:
             left.append(name)
+        else:
+            renamed[prefix + new] = tensor
     if left:
         some = ", ".join(left[:LISTED]) + (", ..." if len(left) > LISTED else "")
         counts = Counter(".".join(name.split(".")[: 2 if name.startswith("roi_heads.") else 1]) for name in renamed)
